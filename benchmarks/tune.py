@@ -2,7 +2,7 @@
 
     python -m benchmarks.tune [RUN...]
 
-Each run has a stack of its own (processes, real vLLM and LiteLLM, the model that is made on the spot), and seven
+Each run has a stack of its own (processes, real vLLM and LiteLLM, the model that is made on the spot), and ten
 minutes. Where settings were kept, the stack is measured once more by `bench`, as it was before and as it is now, each
 started anew: no measurement of the search counts there. Where none were, the files have to be what they were, byte for
 byte. Ends with 1 where a run made the goal worse. Adds to benchmarks/results/tune.json. Touches a temporary folder and
@@ -84,7 +84,7 @@ def run(search: Search, folder: Path) -> dict[str, Any]:
         done(project, "start-environment", "dev", PROCESSES)
         load, before = os.getloadavg()[0], files(project)
         begun = time.monotonic()
-        goal = (f"--goal={search.goal}", "--minutes=7", "--requests=32")
+        goal = (f"--goal={search.goal}", "--minutes=10", "--requests=32")
         told = json.loads(done(project, "tune", "dev", PROCESSES, *goal, *search.words, "--json").stdout)
         seconds = time.monotonic() - begun
         kept = told["tune"]["kept"]

@@ -17,11 +17,10 @@ from stackwright.domain.catalog import Guide
 from stackwright.domain.setting_spec import Kind, SettingSpec
 from stackwright.engines.protocol import EngineMetrics
 from stackwright.engines.vllm.engine import VLLM
-from stackwright.rendering.monitoring.alerts import ALERTS
-from stackwright.rendering.monitoring.metrics import METRICS
 from stackwright.settings import all_settings, declared_settings
 from stackwright.validation.checks import CHECKS
 
+from tests.monitored import ALERTS, METRICS
 from tests.test_layers import PACKAGE
 
 REFERENCE = PACKAGE.parents[1] / "docs" / "reference"
@@ -222,7 +221,8 @@ def metrics_lines() -> Iterator[str]:
     yield ""
     yield from fill(
         "After this page you know what each metric of the dashboards says and who tells it, and when each alert fires."
-        " The page is made from `generator/stackwright/rendering/monitoring/`; how to switch monitoring on stands in"
+        " The page is made from `generator/stackwright/rendering/monitoring/` and the modules of the additions; how to"
+        " switch monitoring on stands in"
         " [watch with Prometheus and Grafana](../how-to/monitoring.md). What begins with `engine:` has the engine's own"
         " name."
     )

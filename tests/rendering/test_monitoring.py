@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 from msgspec.structs import replace
+from stackwright.domain.monitoring import PAGE
 from stackwright.engines.protocol import EngineMetrics
 from stackwright.rendering.monitoring import alerts_of, dashboards_of, named, planned_bytes
-from stackwright.rendering.monitoring.alerts import ALERTS, PAGE
 from stackwright.rendering.monitoring.grafana import render_dashboard
-from stackwright.rendering.monitoring.metrics import METRICS, Job
-from stackwright.rendering.monitoring.panels import DASHBOARDS
+from stackwright.rendering.monitoring.metrics import Job
 from stackwright.rendering.monitoring.prometheus import render_prometheus, render_rules
 
+from tests.monitored import ALERTS, BOARDS, METRICS
 from tests.planning_requests import plan_for, recorded
 from tests.test_golden import GOLDEN, compare_file
 
@@ -39,7 +39,7 @@ def asked(text: str) -> set[str]:
 
 
 def questions() -> Iterator[str]:
-    for board in DASHBOARDS:
+    for board in BOARDS:
         for panel in board.panels:
             yield from (query.text for query in panel.queries)
     yield from (alert.when for alert in ALERTS)
@@ -83,7 +83,7 @@ def test_a_dashboard_without_panels_is_left_out(host: str, boards: int) -> None:
 
 
 def test_panels_do_not_cover_each_other() -> None:
-    for board in DASHBOARDS:
+    for board in BOARDS:
         panels = json.loads(render_dashboard(board))["panels"]
         cells = {(p["gridPos"]["x"] + x, p["gridPos"]["y"] + y) for p in panels for x in range(8) for y in range(8)}
         assert len(cells) == 64 * len(panels)
@@ -101,7 +101,7 @@ def test_the_plan_gives_memory_of_each_gpu() -> None:
 def test_files_are_the_golden_ones(update_golden: bool) -> None:
     plan = replace(plan_for(recorded("2x-rtx3090-nvlink")), additions=("retrieval", "multimodal"))
     rules = render_rules(alerts_of(plan), planned_bytes(plan))
-    config = render_prometheus("prod", Job, "model_name")
+    config = render_prometheus("prod", [*map(str, Job), *plan.additions], "model_name")
     boards = "".join(
         f"{board.title} / {panel.title} ({panel.unit.value}): {panel.says}\n"
         + "".join(f"    {query.text}\n" for query in panel.queries)

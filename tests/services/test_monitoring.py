@@ -13,15 +13,18 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.bcrypt import hash_password
 from stackwright.domain.environment import Environment
 from stackwright.domain.host import Containers, GpuAccess
+from stackwright.domain.monitoring import Alert, Monitored, Panel, Query, Unit, Urgency, metric_rows
 from stackwright.domain.plan import Plan
+from stackwright.domain.service import Scraped
 from stackwright.planning.planner import make_plan
 from stackwright.project.credentials import ensure_secrets
 from stackwright.rendering import render_plan
 from stackwright.rendering.compose import render_override
 from stackwright.rendering.monitoring import dashboards_of, monitoring_files
 from stackwright.runtime.programs import Provisions, stack_programs
-from stackwright.services import services_of
-from stackwright.services.monitoring import BOARDS, web_configuration
+from stackwright.services import SERVICES, ServiceRow, generated_files, services_of
+from stackwright.services.additions import Addition
+from stackwright.services.monitoring import REDIS_EXPORTER, web_configuration
 
 from tests.planning_requests import plan_for, recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
@@ -103,7 +106,7 @@ def test_grafana_has_the_dashboards_that_are_rendered(host: str) -> None:
     plan = plan_with(host)
     boards = [f"{board.name}.json" for board in dashboards_of(plan)]
     assert [word.removeprefix("/etc/stackwright/") for word in service_of(plan, "grafana")["command"]] == boards
-    assert set(boards) <= set(BOARDS)
+    assert set(boards) <= set(generated_files())
     rendered = {file.path.name for file in render_plan(plan)}
     assert {*boards, "prometheus.yml", "prometheus-rules.yml"} <= rendered
 
@@ -114,6 +117,29 @@ def test_without_containers_the_plan_says_that_grafana_is_left_out() -> None:
     docker = Containers(engine="docker", version="28.2.2", compose="2.39.1", gpu_access=GpuAccess.CDI)
     asked = replace(request(replace(host, containers=docker)), additions=("monitoring",))
     assert NO_GRAFANA not in make_plan(asked, load_catalog()).warnings
+
+
+def test_one_row_brings_targets_dashboard_and_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = Panel(title="Toys", says="In use", unit=Unit.COUNT, queries=(Query("sum(toys)", "toys"),))
+    alert = Alert(
+        name="ToysGone", when="toys == 0", lasts="1m", urgency=Urgency.WARNING, says="no toys", heading="Toys"
+    )
+    monitored = Monitored(title="Toys", metrics=metric_rows("toys", "here", {"toys": "Toys"}), panels=(panel,))
+    toys = Addition(name="toys", title="toys", decide=lambda *_: {}, memory_bytes=lambda _: 0)
+    service = replace(REDIS_EXPORTER, name="toys", kind="toys", scraped=Scraped(job="toys", path="/toys"))
+    row = ServiceRow(make=lambda _: (service,), addition=toys, monitored=replace(monitored, alerts=(alert,)))
+    monkeypatch.setattr("stackwright.services.SERVICES", [*SERVICES, row])
+
+    plan = replace(plan_with("cpu-small"), additions=("monitoring", "toys"))
+
+    target = json.loads(service_of(plan, "prometheus")["environment"]["SCRAPE_TOYS_1"])
+    assert (target["targets"], target["labels"]["__metrics_path__"]) == (["toys:9121"], "/toys")
+    assert "/etc/stackwright/stackwright-toys.json" in service_of(plan, "grafana")["command"]
+    files = monitoring_files(plan)
+    assert "sum(toys)" in files["stackwright-toys.json"]
+    assert "job_name: toys" in files["prometheus.yml"]
+    assert "ToysGone" in files["prometheus-rules.yml"]
+    assert "stackwright-toys.json" in generated_files()
 
 
 def test_as_processes_what_is_not_installed_is_not_scraped() -> None:

@@ -173,10 +173,8 @@ def fit(asked: FitArguments, host: Host) -> Forecast:
     answer = answer_fit(asked, host)
     _print(asked, answer)
     if answer.verdict is Verdict.DOES_NOT_FIT:
-        raise NoPlanError(
-            f"{asked.model} does not fit with these settings",
-            hint=_what_fits(asked, host, answer),
-        )
+        what = "cannot be served" if answer.refused else "does not fit"
+        raise NoPlanError(f"{asked.model} {what} with these settings", hint=_what_fits(asked, host, answer))
     return answer
 
 
@@ -190,7 +188,7 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     if 0 < length < answer.max_model_len:
         shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))
         if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
-            return f"{length} tokens fit: `--max-model-len {length}`"
+            return f"{length:,} tokens fit: `--max-model-len {length}`"
     config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
     heads = Heads.of(config, recut=engine.recuts_experts(_settings(asked).version or "", host.gpus))
     if not heads.allow(asked.settings.tp):
@@ -298,8 +296,8 @@ def _print(asked: FitArguments, answer: Forecast) -> None:
     lines = [f"{asked.model}: {answer.verdict.value.replace('-', ' ')}", *(f"  {reason}" for reason in answer.reasons)]
     if answer.verdict is not Verdict.DOES_NOT_FIT and answer.memory.kv_bytes_per_token:
         lines.append(
-            f"  {answer.memory.kv_cache_tokens} tokens in the KV cache, {answer.memory.max_concurrency:g} requests of "
-            f"{answer.max_model_len} tokens at once"
+            f"  {answer.memory.kv_cache_tokens:,} tokens in the KV cache, {answer.memory.max_concurrency:g} requests "
+            f"of {answer.max_model_len:,} tokens at once"
         )
     report.print_text("\n".join(lines))
     report.warn_all(answer.warnings)

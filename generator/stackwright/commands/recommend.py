@@ -113,7 +113,7 @@ def run(asked: RecommendArguments) -> None:
     name, checkpoints, longest = _find(asked, ground)
     if asked.context is not None and longest is not None and asked.context > longest:
         raise UsageError(
-            f"--context: found {asked.context}, but {name} takes requests of {longest} tokens at most",
+            f"--context: found {asked.context}, but {name} takes requests of {longest:,} tokens at most",
             hint=f"lower it: `--context {longest}`, or name another model",
         )
     wish = Wish(context=asked.context, requests=asked.requests)

@@ -322,6 +322,13 @@ class RestartPolicy(Struct, frozen=True, kw_only=True):
     stop_s: int = 20
 
 
+class Scraped(Struct, frozen=True, kw_only=True):
+    """Where Prometheus finds the figures of a service, on its own port, and the job that they come under."""
+
+    job: str
+    path: str = "/metrics"
+
+
 class Service(Struct, frozen=True, kw_only=True):
     """One thing that runs. One field for each thing that some runtime has to know, hence more than twelve.
 
@@ -347,6 +354,7 @@ class Service(Struct, frozen=True, kw_only=True):
     environment_folders: tuple[EnvironmentFolder, ...] = ()
     volumes: tuple[str, ...] = ()
     port: Port | None = None
+    scraped: Scraped | None = None
     reaches_out: bool = False
     networks: tuple[SettingRef, ...] = ()
     downloads: bool = False

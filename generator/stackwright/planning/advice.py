@@ -80,7 +80,7 @@ def warn_of_length(request: ModelRequest, own: Reach, catalog: Catalog, plan: Pl
     better = _more_gpus(request, own, plan)
     if not better and row is not None:
         better = _other_checkpoint(request, row, plan, _rules(request, catalog), own)[0]
-    return f"requests have room for {own.tokens} tokens with their answers" + (f"; {better}" if better else "")
+    return f"requests have room for {own.tokens:,} tokens with their answers" + (f"; {better}" if better else "")
 
 
 def _more_gpus(request: ModelRequest, own: Reach, plan: Plan) -> str:

@@ -285,7 +285,7 @@ class _Room:
             if kept < had * (1 if request.objective is Objective.CONTEXT else KEPT_LENGTH):
                 return (
                     f"a part of GPU {after.places[-1][0].index} would leave {request.llm.name} a context of "
-                    f"{kept} tokens instead of {had}"
+                    f"{kept:,} tokens instead of {had:,}"
                 )
         return ""
 

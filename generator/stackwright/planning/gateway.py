@@ -238,7 +238,7 @@ def _longest_body(tokens: int) -> Setting:
     """Return how long a request may be that brings so long an input."""
     if tokens * BODY_BYTES_PER_TOKEN <= LEAST_BODY_BYTES:
         return _setting(str(LEAST_BODY_BYTES), "room for images; longer requests are refused unread", BODIES)
-    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens} tokens; longer requests are refused unread"
+    reason = f"{BODY_BYTES_PER_TOKEN} bytes for each of {tokens:,} tokens; longer requests are refused unread"
     return _setting(str(min(tokens * BODY_BYTES_PER_TOKEN, 2**31 - 1)), reason, BODIES)
 
 

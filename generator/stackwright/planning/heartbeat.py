@@ -77,7 +77,7 @@ def longest_step(
     else:
         cores = request.host.cpu.cores or 1
         speed, where = CORE_FLOPS * cores, "1 core" if cores == 1 else f"{cores} cores"
-    return flops / speed, f"{tokens} tokens on {where}"
+    return flops / speed, f"{tokens:,} tokens on {where}"
 
 
 def _gpu_flops(gpu: Gpu, catalog: Catalog) -> float:

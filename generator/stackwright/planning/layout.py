@@ -46,6 +46,13 @@ class LayoutOption(Struct, frozen=True, kw_only=True):
     gpu: GpuMemory | None
 
 
+class Unfit(Struct, frozen=True, kw_only=True):
+    """Why a placement holds nothing, in words. `refused`: the engine takes the settings with no memory at all."""
+
+    words: tuple[str, ...]
+    refused: bool = False
+
+
 class Layout(Struct, frozen=True, kw_only=True):
     """A placement that holds the model, and the settings that do; `warnings` where the forecast is uncertain.
 
@@ -69,15 +76,15 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 def choose_layout(
     engine: Engine, options: Iterable[LayoutOption], facts: ModelFacts, objective: Objective | None
-) -> tuple[Layout | None, tuple[str, ...]]:
-    """Return the first placement that is enough for the objective, else the best of them; None where nothing fits.
+) -> Layout | Unfit:
+    """Return the first placement that is enough for the objective, else the best of them; Unfit where nothing fits.
 
-    With None come the forecast's words on the roomiest one. Beyond an island is looked only where no placement inside
-    holds long requests; for `context`, requests as long as the model's own.
+    Unfit is the forecast of the roomiest one. Beyond an island is looked only where no placement inside holds long
+    requests; for `context`, requests as long as the model's own.
     """
     shape = facts.config.shape
     best: Layout | None = None
-    words: tuple[str, ...] = ()
+    unfit = Unfit(words=())
     most_ranks = 0
     hopeless: LayoutOption | None = None
     for option in options:
@@ -87,18 +94,18 @@ def choose_layout(
         whole = option.settings.max_model_len or shape.default_length or COMFORTABLE_TOKENS
         if best is not None and not option.placement.inside_island and best.sure and _is_long(best, whole, objective):
             break
-        layout, said = _try(engine, option, facts, objective)
-        if layout is None:
+        found = _try(engine, option, facts, objective)
+        if isinstance(found, Unfit):
             if option.settings.ranks >= most_ranks:
-                words, most_ranks = said, option.settings.ranks
+                unfit, most_ranks = found, option.settings.ranks
             continue
-        if _is_enough(layout, shape, whole, objective):
-            return layout, ()
-        if best is None or _worth(layout, whole, objective) > _worth(best, whole, objective):
-            best = layout
+        if _is_enough(found, shape, whole, objective):
+            return found
+        if best is None or _worth(found, whole, objective) > _worth(best, whole, objective):
+            best = found
     if best is None and hopeless is not None and hopeless.settings.ranks >= most_ranks:
-        _, words = _try(engine, hopeless, facts, objective)
-    return best, words
+        return _try(engine, hopeless, facts, objective)
+    return best or unfit
 
 
 def is_hopeless(option: LayoutOption, facts: ModelFacts) -> bool:
@@ -157,11 +164,9 @@ def as_if_sure(memory: GpuMemory, settings: EngineSettings) -> tuple[GpuMemory, 
     return replace(memory, wsl=False, unified=False), replace(settings, gpu_memory_utilization=share)
 
 
-def _try(
-    engine: Engine, option: LayoutOption, facts: ModelFacts, objective: Objective | None
-) -> tuple[Layout | None, tuple[str, ...]]:
+def _try(engine: Engine, option: LayoutOption, facts: ModelFacts, objective: Objective | None) -> Layout | Unfit:
     if option.gpu is None:
-        return None, ("the memory of these GPUs is unknown",)
+        return Unfit(words=("the memory of these GPUs is unknown",))
     shape, asked = facts.config.shape, option.settings
     solution = engine.solve(shape, asked, option.gpu, facts.weights, objective or Objective.THROUGHPUT)
     if solution is None:
@@ -171,7 +176,7 @@ def _try(
         # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
         # _get_and_verify_max_len, encoder_config), and does not start with more.
         solution = _searching(solution)
-    return Layout(placement=option.placement, solution=solution, warnings=warnings), ()
+    return Layout(placement=option.placement, solution=solution, warnings=warnings)
 
 
 def _may_search(engine: Engine, asked: EngineSettings) -> bool:
@@ -195,7 +200,7 @@ def _modest(asked: EngineSettings, length: int, shape: Shape) -> EngineSettings:
 
 def _cautious(
     engine: Engine, placement: Placement, asked: EngineSettings, gpu: GpuMemory, facts: ModelFacts
-) -> tuple[Layout | None, tuple[str, ...]]:
+) -> Layout | Unfit:
     """Where no forecast can be sure, take modest settings and say so; where it is sure that nothing fits, refuse."""
     shape = facts.config.shape
     length = asked.max_model_len or min(COMFORTABLE_TOKENS, shape.default_length or COMFORTABLE_TOKENS)
@@ -204,12 +209,12 @@ def _cautious(
     # The middle of what may be is less than nothing: nobody would call that a service.
     hopeless = answer.memory.kv_cache_bytes < 0 or not (shape.is_encoder or answer.longest)
     if answer.verdict is Verdict.DOES_NOT_FIT or hopeless:
-        return None, answer.reasons
+        return Unfit(words=answer.refused or answer.reasons, refused=bool(answer.refused))
     sentence, solution = "this may not fit", Solution(settings=modest, forecast=answer)
     if _may_search(engine, asked):
         sentence += "; the engine searches for the longest context at start"
         solution = _searching(solution)
-    return Layout(placement=placement, solution=solution, warnings=(sentence, *answer.warnings)), ()
+    return Layout(placement=placement, solution=solution, warnings=(sentence, *answer.warnings))
 
 
 def _is_enough(layout: Layout, shape: Shape, whole: int, objective: Objective | None) -> bool:

@@ -277,8 +277,8 @@ def _standing(candidate: LlmCandidate, newest: int, largest: int, objective: Obj
     if (row.parameters or 0) < SAME_CLASS * largest:
         return f"{size}, less than half of the largest that fits"
     if objective is Objective.CONTEXT:
-        return f"requests of {candidate.tokens} tokens fit, {size}"
-    room = "" if is_roomy(row, candidate.tokens) else f", room for {candidate.tokens} tokens"
+        return f"requests of {candidate.tokens:,} tokens fit, {size}"
+    room = "" if is_roomy(row, candidate.tokens) else f", room for {candidate.tokens:,} tokens"
     # A dense model reads all of itself, which nobody has to be told.
     part = f"reads {_billions(_active(row))} of {size} per token" if _active(row) != row.parameters else size
     return f"{part}{room}"

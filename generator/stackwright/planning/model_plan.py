@@ -35,7 +35,7 @@ from stackwright.settings import declared_settings
 
 if TYPE_CHECKING:
     from stackwright.planning.advice import Reach
-    from stackwright.planning.layout import Layout
+    from stackwright.planning.layout import Layout, Unfit
 
 
 class NoRoomError(NoPlanError):
@@ -145,7 +145,7 @@ def decide(request: ModelRequest, catalog: Catalog) -> Decision:
         if request.why_processor:
             chosen = replace(chosen, reasons=(f"on the processor, since {request.why_processor}",))
         return Decision(placement=options[0], chosen=chosen, layout=None)
-    from stackwright.planning.layout import LayoutOption, choose_layout, smallest_memory
+    from stackwright.planning.layout import LayoutOption, Unfit, choose_layout, smallest_memory
     from stackwright.planning.pace import arrange
 
     layout_options = (
@@ -156,9 +156,9 @@ def decide(request: ModelRequest, catalog: Catalog) -> Decision:
         )
         for option in arrange(options, request, catalog)
     )
-    layout, words = choose_layout(request.engine, layout_options, request.facts, request.objective)
-    if layout is None:
-        raise _does_not_fit(request, options, words)
+    layout = choose_layout(request.engine, layout_options, request.facts, request.objective)
+    if isinstance(layout, Unfit):
+        raise _does_not_fit(request, options, layout)
     return Decision(placement=layout.placement, chosen=chosen, layout=layout)
 
 
@@ -348,10 +348,10 @@ def _shared_memory(request: ModelRequest, placement: Placement, catalog: Catalog
     return UnifiedMemory(total_bytes=host.memory_bytes, gateway_bytes=workers * WORKER_BYTES)
 
 
-def _does_not_fit(request: ModelRequest, options: tuple[Placement, ...], words: tuple[str, ...]) -> DoesNotFitError:
+def _does_not_fit(request: ModelRequest, options: tuple[Placement, ...], unfit: Unfit) -> DoesNotFitError:
     gpus = max(options, key=lambda option: option.ranks).groups[0]
-    message = f"{request.llm.name} does not fit on {len(gpus)}× {gpus[0].name}"
-    return DoesNotFitError(f"{message}: {'; '.join(words)}")
+    what = "cannot be served with these settings" if unfit.refused else "does not fit"
+    return DoesNotFitError(f"{request.llm.name} {what} on {len(gpus)}× {gpus[0].name}: {'; '.join(unfit.words)}")
 
 
 def _shorter(request: ModelRequest, catalog: Catalog) -> str | None:

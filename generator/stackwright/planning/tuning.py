@@ -248,8 +248,12 @@ def objection_to(before: Plan, after: Plan, name: str) -> str | None:
     key = engine_named(new.engine.name).keys.context
     was, is_now = (model.settings[key].value for model in (old, new))
     if was.isdecimal() and (not is_now.isdecimal() or int(is_now) < int(was)):
-        return f"would shorten the context from {was} to {is_now} tokens"
+        return f"would shorten the context from {int(was):,} to {_counted(is_now)}"
     return None
+
+
+def _counted(context: str) -> str:
+    return f"{int(context):,} tokens" if context.isdecimal() else context
 
 
 def _values(plan: Plan) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from msgspec import Struct, field
 
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.monitoring import Monitored
 from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.service import Front, MountedFile, Service
 from stackwright.domain.setting_spec import SettingSpec
@@ -20,7 +21,7 @@ from stackwright.services.additions import SETTINGS as SHARED_BY_ADDITIONS
 from stackwright.services.additions import Addition
 from stackwright.services.engine import ENGINE, engine_services
 from stackwright.services.gateway import GATEWAY, KEYS, gateway_services
-from stackwright.services.monitoring import monitoring_services
+from stackwright.services.monitoring import board_file, generated_file, monitoring_services
 from stackwright.services.multimodal import multimodal_services
 from stackwright.services.redis import REDIS, redis_services
 from stackwright.services.retrieval import retrieval_services
@@ -46,6 +47,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     `secrets` are those that are made for it, each with what its text has to begin with. A row with an `addition` makes
     nothing unless a plan has it. `files` are all that its services may read, of a row without `base`. `derived` are
     secrets whose text follows from another's; `brought` returns those that a person puts there for a plan.
+    `monitored`: what an addition tells Prometheus of itself, beside that it is up.
     """
 
     make: Callable[[Plan], tuple[Service, ...]]
@@ -57,6 +59,7 @@ class ServiceRow(Struct, frozen=True, kw_only=True, eq=False):
     files: tuple[MountedFile, ...] = ()
     derived: tuple[DerivedSecret, ...] = ()
     brought: Callable[[Plan], tuple[str, ...]] = lambda _: ()
+    monitored: Monitored | None = None
 
     def is_in(self, additions: Collection[str]) -> bool:
         """Return whether a plan with these additions has what this row makes."""
@@ -102,12 +105,14 @@ SERVICES: list[ServiceRow] = [
         addition=retrieval.ADDITION,
         files=retrieval.FILES,
         brought=retrieval.brought_secrets,
+        monitored=retrieval.MONITORED,
     ),
     ServiceRow(
         make=multimodal_services,
         settings=multimodal.SETTINGS,
         addition=multimodal.ADDITION,
         files=multimodal.FILES,
+        monitored=multimodal.MONITORED,
     ),
 ]
 """What runs, what others wait for first."""
@@ -115,7 +120,9 @@ SERVICES: list[ServiceRow] = [
 
 def services_of(plan: Plan) -> tuple[Service, ...]:
     """Return everything that a plan runs, what others wait for first."""
-    services = tuple(service for row in SERVICES if row.is_in(plan.additions) for service in row.make(plan))
+    made = tuple(service for row in SERVICES if row.is_in(plan.additions) for service in row.make(plan))
+    boards = tuple(board_file(addition.name) for addition in monitored_of(plan.additions))
+    services = tuple(monitoring.watching(service, made, boards) for service in made)
     if not outside.KEYS & plan.settings.keys():
         return services
     names = tuple(service.name for service in services)
@@ -140,6 +147,12 @@ def base_services(base: str = BASE) -> tuple[Service, ...]:
 def additions() -> dict[str, Addition]:
     """Return everything that may be wished for beside the models, by name."""
     return {row.addition.name: row.addition for row in SERVICES if row.addition is not None}
+
+
+def monitored_of(names: Collection[str] | None = None) -> dict[Addition, Monitored]:
+    """Return what additions tell Prometheus, of those with these names; None: of all."""
+    rows = (row for row in SERVICES if names is None or row.is_in(names))
+    return {row.addition: row.monitored for row in rows if row.addition is not None and row.monitored is not None}
 
 
 def additions_with(key: str) -> tuple[str, ...]:
@@ -207,3 +220,4 @@ def _read_files() -> Iterator[MountedFile]:
     """Yield every file that any service may read."""
     yield from (file for service in base_services() for file in service.files)
     yield from (file for row in SERVICES for file in row.files)
+    yield from (generated_file(board_file(addition.name)) for addition in monitored_of())

@@ -27,6 +27,7 @@ from stackwright.domain.service import (
     PortOf,
     ProgramRelease,
     Resources,
+    Scraped,
     Service,
     SettingRef,
     SharedMemory,
@@ -199,6 +200,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
         name=replica.name,
         image=SettingRef(key=keys.image, model=replica.model),
         release=ProgramRelease(program=plan.engine.name, version=plan.engine.version),
+        scraped=engine.metrics and Scraped(job="engine", path=engine.metrics.path),
         command=(*base.command, *_command(plan, replica)),
         environment={
             **base.environment,

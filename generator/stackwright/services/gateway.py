@@ -27,6 +27,7 @@ from stackwright.domain.service import (
     PortOf,
     ProgramRelease,
     Resources,
+    Scraped,
     ScratchRef,
     Service,
     SettingRef,
@@ -198,6 +199,8 @@ GATEWAY = Service(
         EnvironmentFolder(name="usage", source=USAGE_FOLDER, written=True),
     ),
     port=Port(number=4000, published=_ADDRESS),
+    # With the slash behind it: LiteLLM would send Prometheus on.
+    scraped=Scraped(job="gateway", path="/metrics/"),
     reaches_out=True,
     health=Health(probe=HttpProbe(path="/health/readiness", certificate=_TLS[0]), start_period="10m"),
     after=(

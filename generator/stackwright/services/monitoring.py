@@ -5,7 +5,8 @@ Prometheus scrapes everything on the inner network; only it and Grafana publish 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
 
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from stackwright.domain.service import (
     Port,
     PortOf,
     Resources,
+    Scraped,
     ScratchRef,
     Security,
     Service,
@@ -41,9 +43,7 @@ from stackwright.domain.service import (
     Word,
 )
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
-from stackwright.engines import engine_named
 from stackwright.services.additions import BIND, DATA_HOME, SECTION, Addition, PlannedStack, port_setting
-from stackwright.services.engine import engine_services
 from stackwright.services.gateway import GATEWAY, RECIPE
 from stackwright.services.redis import REDIS
 from stackwright.units import GIB
@@ -140,19 +140,25 @@ def web_configuration(password: str) -> str:
 
 
 CONFIGURATION, RULES = "prometheus.yml", "prometheus-rules.yml"
-BOARDS = tuple(f"stackwright-{name}.json" for name in "health models gateway gpus host documents".split())
-"""The dashboards that a plan may have, as files."""
 
-_GPU_BOARD, _DOCUMENT_BOARD = BOARDS[3], BOARDS[5]
-_WITH_FIGURES = ("retrieval", "multimodal")
-"""The additions that tell figures of their own; each is the job and the service, too."""
+
+def board_file(name: str) -> str:
+    """Return the file of a dashboard, of an addition by its name."""
+    return f"stackwright-{name}.json"
+
+
+BOARDS = tuple(map(board_file, "health models gateway gpus host".split()))
+"""The dashboards that every plan may have, as files."""
+
+_GPU_BOARD = BOARDS[3]
 
 
 def _script(name: str) -> MountedFile:
     return MountedFile(source=f"monitoring/{name}.sh", name=f"{name}.sh")
 
 
-def _generated(name: str) -> MountedFile:
+def generated_file(name: str) -> MountedFile:
+    """Return a rendered file that a service reads."""
     return MountedFile(source=name, name=name, generated=True)
 
 
@@ -162,7 +168,7 @@ _GPU_FILES = tuple(
 FILES = (
     *map(_script, ("prometheus", "node_exporter", "redis_exporter", "gpu_exporter", "grafana")),
     *_GPU_FILES,
-    *map(_generated, (CONFIGURATION, RULES, *BOARDS)),
+    *map(generated_file, (CONFIGURATION, RULES, *BOARDS)),
 )
 _DEBIAN = "Debian and Ubuntu: `sudo apt-get install {}`"
 
@@ -184,6 +190,7 @@ NODE_EXPORTER = Service(
         HostFolder(path=Joined(parts=(SettingRef(key=DATA_HOME), "/prometheus")), read_only=True),
     ),
     port=Port(number=9100),
+    scraped=Scraped(job="host"),
     as_process=AsProcess(
         environment={"NODE_EXPORTER": "prometheus-node-exporter"},
         program="prometheus-node-exporter",
@@ -200,6 +207,7 @@ REDIS_EXPORTER = Service(
     secrets=("redis_password",),
     files=(_script("redis_exporter"),),
     port=Port(number=9121),
+    scraped=Scraped(job="redis"),
     after=(Dependency(service=REDIS.name),),
     as_process=AsProcess(
         environment={"REDIS_EXPORTER": "prometheus-redis-exporter"},
@@ -216,6 +224,7 @@ GPU_EXPORTER = Service(
     command=(ListenAddress(), PortOf(service="gpu-exporter")),
     files=(_script("gpu_exporter"), *_GPU_FILES),
     port=Port(number=9400),
+    scraped=Scraped(job="gpu"),
     # NVML alone of the driver's parts.
     in_container=InContainer(environment={"NVIDIA_DRIVER_CAPABILITIES": "utility"}),
     as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, recipe=RECIPE),
@@ -229,6 +238,7 @@ DCGM_EXPORTER = Service(
     script=None,
     command=("dcgm-exporter", Joined(parts=("--address=:", PortOf(service="dcgm-exporter")))),
     port=Port(number=9400),
+    scraped=Scraped(job="dcgm"),
     security=Security(root=True, read_only=False, capabilities=("SYS_ADMIN",)),
     as_process=AsProcess(program="dcgm-exporter", missing="DCGM's exporter runs in containers alone"),
 )
@@ -250,9 +260,10 @@ PROMETHEUS = Service(
         "PROMETHEUS_RULES": FileRef(name=RULES),
     },
     secrets=(WEB, PASSWORD, ADDITION.key_secret, "tls_certificate"),
-    files=(_script(_PROMETHEUS), _generated(CONFIGURATION), _generated(RULES)),
+    files=(_script(_PROMETHEUS), generated_file(CONFIGURATION), generated_file(RULES)),
     volumes=(_PROMETHEUS,),
     port=Port(number=9090, published=(BIND, SettingRef(key=PROMETHEUS_PORT))),
+    scraped=Scraped(job=_PROMETHEUS),
     # It says 401 to whoever has no password: it is there, and asks for one. Whether it works, the smoke test tells.
     health=Health(
         probe=HttpProbe(
@@ -326,9 +337,7 @@ def monitoring_services(plan: Plan) -> tuple[Service, ...]:
         exporters.append(replace(GPU_EXPORTER, resources=Resources(gpu_uuids=uuids)))
         if has_dcgm(plan):
             exporters.append(replace(DCGM_EXPORTER, resources=Resources(gpu_uuids=uuids)))
-    targets = {f"SCRAPE_{job.upper()}_{number}": target for job, number, target in _targets(plan, exporters)}
-    prometheus = replace(PROMETHEUS, environment={**PROMETHEUS.environment, **targets})
-    return (*exporters, prometheus, *([_grafana(plan)] if _is_on(plan, GRAFANA_WISHED) else []))
+    return (*exporters, PROMETHEUS, *([_grafana(plan)] if _is_on(plan, GRAFANA_WISHED) else []))
 
 
 def has_dcgm(plan: Plan) -> bool:
@@ -342,31 +351,40 @@ def _is_on(plan: Plan, key: str) -> bool:
 
 def _grafana(plan: Plan) -> Service:
     """Return Grafana with the dashboards that a plan has."""
-    left_out = {_GPU_BOARD} if plan.mode is Mode.CPU else set()
-    left_out |= set() if set(_WITH_FIGURES) & set(plan.additions) else {_DOCUMENT_BOARD}
-    boards = tuple(board for board in BOARDS if board not in left_out)
+    boards = tuple(board for board in BOARDS if board != _GPU_BOARD or plan.mode is not Mode.CPU)
+    return _with_boards(GRAFANA, boards)
+
+
+def _with_boards(grafana: Service, boards: tuple[str, ...]) -> Service:
     return replace(
-        GRAFANA,
-        command=tuple(FileRef(name=board) for board in boards),
-        files=(*GRAFANA.files, *map(_generated, boards)),
+        grafana,
+        command=(*grafana.command, *(FileRef(name=board) for board in boards)),
+        files=(*grafana.files, *map(generated_file, boards)),
     )
 
 
-def _targets(plan: Plan, exporters: list[Service]) -> Iterator[tuple[str, int, Word]]:
-    """Yield what Prometheus scrapes: the job (rendering/monitoring/metrics.py), a number in it, and the target."""
-    metrics = engine_named(plan.engine.name).metrics
-    if metrics is not None:
-        for number, engine in enumerate(engine_services(plan), start=1):
-            yield "engine", number, _target(engine.name, metrics.path)
-    # With the slash behind it: LiteLLM would send Prometheus on.
-    yield "gateway", 1, _target(GATEWAY.name, "/metrics/")
-    jobs = {"node-exporter": "host", "redis-exporter": "redis", "gpu-exporter": "gpu", "dcgm-exporter": "dcgm"}
-    for exporter in exporters:
-        yield jobs[exporter.name], 1, _target(exporter.name, "/metrics")
-    for addition in _WITH_FIGURES:
-        if addition in plan.additions:
-            yield addition, 1, _target(addition, "/metrics")
-    yield _PROMETHEUS, 1, _target(_PROMETHEUS, "/metrics")
+def watching(service: Service, services: tuple[Service, ...], boards: tuple[str, ...]) -> Service:
+    """Return a service as it is, Prometheus told of all that is scraped, Grafana of the dashboards of additions.
+
+    Args:
+        services: all that run beside it.
+        boards: the files of these dashboards.
+    """
+    if service.kind == PROMETHEUS.kind:
+        return replace(service, environment={**service.environment, **_targets(services)})
+    return _with_boards(service, boards) if service.kind == GRAFANA.kind else service
+
+
+def _targets(services: tuple[Service, ...]) -> dict[str, Word]:
+    """Return what Prometheus scrapes, by the variable: the job and a number in it."""
+    counted: Counter[str] = Counter()
+    targets: dict[str, Word] = {}
+    for service in services:
+        if service.scraped is not None:
+            counted[service.scraped.job] += 1
+            number = counted[service.scraped.job]
+            targets[f"SCRAPE_{service.scraped.job.upper()}_{number}"] = _target(service.name, service.scraped.path)
+    return targets
 
 
 def _target(service: str, path: str) -> Word:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stackwright.domain.access_key import Rights
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER
+from stackwright.domain.monitoring import OVER, Alert, Monitored, Panel, Query, Unit, Urgency, metric_rows, rates
 from stackwright.domain.plan import Mode, Plan, Setting
 from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.role import Role
@@ -27,6 +28,7 @@ from stackwright.domain.service import (
     MountedFile,
     Port,
     PortOf,
+    Scraped,
     Service,
     SettingRef,
     Smoke,
@@ -145,6 +147,7 @@ MULTIMODAL = Service(
     environment_folders=(EnvironmentFolder(name="keys", source=KEYS_FOLDER),),
     volumes=(_NAME,),
     port=Port(number=8020, published=(BIND, SettingRef(key=_PORT))),
+    scraped=Scraped(job=_NAME),
     health=Health(probe=HttpProbe(path="/health"), start_period="2m"),
     smoke=Smoke(
         what="to read a picture",
@@ -156,6 +159,81 @@ MULTIMODAL = Service(
     after=(Dependency(service=GATEWAY.name),),
     in_container=InContainer(environment={"HOME": "/tmp"}),
     as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, recipe=RECIPE),
+)
+
+
+_JOB_SECONDS = f"sum(rate(stackwright_multimodal_job_seconds_total[{OVER}]))"
+_JOBS_ENDED = f"sum(rate(stackwright_multimodal_jobs_ended_total[{OVER}]))"
+MONITORED = Monitored(
+    title="Jobs on media",
+    metrics=metric_rows(
+        _NAME,
+        "compose/multimodal/api.py",
+        {
+            "stackwright_multimodal_jobs": "Jobs, by state; dead ones wait for a person",
+            "stackwright_multimodal_jobs_ended_total": "Jobs that have ended, by outcome",
+            "stackwright_multimodal_job_seconds_total": "Seconds that all ended jobs took",
+            "stackwright_multimodal_attempts_total": "Attempts at jobs; more than jobs where some are tried again",
+            "stackwright_multimodal_worker_restarts_total": "Worker processes that began anew",
+            "stackwright_multimodal_kept_bytes": "Bytes that the files of all jobs have on the disk",
+        },
+    ),
+    panels=(
+        Panel(
+            title="Jobs",
+            says="Pictures, sound, video and PDF files by state; dead ones wait for a person",
+            unit=Unit.COUNT,
+            queries=(Query("sum by (state) (stackwright_multimodal_jobs)", "{{state}}"),),
+        ),
+        Panel(
+            title="Ended jobs",
+            says="Per second, by outcome, and attempts: more of these where jobs are tried again",
+            unit=Unit.PER_SECOND,
+            queries=(
+                rates("stackwright_multimodal_jobs_ended_total", "outcome", "{{outcome}}"),
+                Query(f"sum(rate(stackwright_multimodal_attempts_total[{OVER}]))", "attempts"),
+            ),
+        ),
+        Panel(
+            title="Time of a job",
+            says="Mean of the jobs that ended",
+            unit=Unit.SECONDS,
+            queries=(Query(f"{_JOB_SECONDS} / {_JOBS_ENDED}", "mean"),),
+        ),
+        Panel(
+            title="Restarts of job workers in the last day",
+            says="A file that ends its worker costs one job",
+            unit=Unit.COUNT,
+            queries=(Query("sum(increase(stackwright_multimodal_worker_restarts_total[1d]))", "restarts"),),
+        ),
+        Panel(
+            title="Files of jobs",
+            says="On the disk; MULTIMODAL_DISK_MIB bounds them",
+            unit=Unit.BYTES,
+            queries=(Query("max(stackwright_multimodal_kept_bytes)", "files"),),
+        ),
+    ),
+    alerts=(
+        Alert(
+            name="JobsWait",
+            when=(
+                '(sum(stackwright_multimodal_jobs{state=~"queued|running"}) > 0)'
+                " and (sum(increase(stackwright_multimodal_jobs_ended_total[15m])) == 0)"
+            ),
+            lasts="15m",
+            urgency=Urgency.WARNING,
+            says="{{ $value }} jobs wait, and none has ended for a quarter of an hour",
+            heading="Jobs do not end",
+        ),
+        Alert(
+            name="JobsDead",
+            when='sum(stackwright_multimodal_jobs{state="dead"}) > 0',
+            lasts="0m",
+            urgency=Urgency.WARNING,
+            says="{{ $value }} jobs have failed too often and wait for a person",
+            heading="Jobs are dead",
+        ),
+    ),
 )
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stackwright.domain.access_key import Rights
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER
+from stackwright.domain.monitoring import OVER, Alert, Monitored, Panel, Query, Unit, Urgency, metric_rows, rates
 from stackwright.domain.plan import Mode, Plan, Setting
 from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.role import Role
@@ -32,6 +33,7 @@ from stackwright.domain.service import (
     Node,
     Port,
     PortOf,
+    Scraped,
     ScratchRef,
     Security,
     Service,
@@ -196,6 +198,7 @@ PROXY = Service(
     environment_folders=(EnvironmentFolder(name="keys", source=KEYS_FOLDER),),
     volumes=(_NAME,),
     port=Port(number=8010, published=(BIND, SettingRef(key=_PORT))),
+    scraped=Scraped(job=_NAME),
     health=Health(probe=HttpProbe(path="/health"), start_period="10m"),
     smoke=Smoke(
         what="to store, find and delete a document",
@@ -207,6 +210,76 @@ PROXY = Service(
     after=(Dependency(service=_DATABASE, healthy=True), Dependency(service=GATEWAY.name)),
     in_container=InContainer(environment={"HOME": "/tmp"}),
     as_process=AsProcess(environment={"PYTHON": Executable(name="python3")}, recipe=RECIPE),
+)
+
+
+_ASKED = 'endpoint=~"POST /v1/(search|chat/completions)"'
+MONITORED = Monitored(
+    title="Documents",
+    metrics=metric_rows(
+        _NAME,
+        "compose/retrieval/figures.py",
+        {
+            "retrieval_waiting_documents": "Documents that are not ingested yet, by state",
+            "retrieval_documents_total": "Documents whose ingest has ended, by result",
+            "retrieval_passages_total": "Passages stored",
+            "retrieval_requests_total": "Requests answered, by endpoint and status",
+            "retrieval_request_seconds": "Seconds to an answer, by endpoint",
+            "retrieval_database_bytes": "Size of the database",
+        },
+    ),
+    panels=(
+        Panel(
+            title="Documents that wait",
+            says="Not ingested yet: queued, or at work",
+            unit=Unit.COUNT,
+            queries=(Query("sum by (state) (retrieval_waiting_documents)", "{{state}}"),),
+        ),
+        Panel(
+            title="Documents and passages",
+            says="Documents whose ingest has ended, and passages stored, per second",
+            unit=Unit.PER_SECOND,
+            queries=(
+                rates("retrieval_documents_total", "result", "documents, {{result}}"),
+                Query(f"sum(rate(retrieval_passages_total[{OVER}]))", "passages"),
+            ),
+        ),
+        Panel(
+            title="Time of a search",
+            says="Seconds to an answer; of chats too, with the model's own time",
+            unit=Unit.SECONDS,
+            queries=tuple(
+                Query(
+                    f"histogram_quantile({share}, sum by (le, endpoint)"
+                    f" (rate(retrieval_request_seconds_bucket{{{_ASKED}}}[{OVER}])))",
+                    f"{{{{endpoint}}}}, {share:.0%}",
+                )
+                for share in (0.5, 0.95)
+            ),
+        ),
+        Panel(
+            title="Requests for documents",
+            says="Requests per second, by endpoint and status",
+            unit=Unit.RATE,
+            queries=(rates("retrieval_requests_total", "endpoint, status", "{{endpoint}}, {{status}}"),),
+        ),
+        Panel(
+            title="Database",
+            says="Size of rows, text and vectors; originals come on top",
+            unit=Unit.BYTES,
+            queries=(Query("max(retrieval_database_bytes)", "database"),),
+        ),
+    ),
+    alerts=(
+        Alert(
+            name="DocumentsWait",
+            when="(sum(retrieval_waiting_documents) > 0) and (sum(increase(retrieval_documents_total[15m])) == 0)",
+            lasts="15m",
+            urgency=Urgency.WARNING,
+            says="{{ $value }} documents wait, and none has been ingested for a quarter of an hour",
+            heading="Documents wait",
+        ),
+    ),
 )
 
 

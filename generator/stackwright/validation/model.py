@@ -67,8 +67,8 @@ def check_length(
     if int(wanted) > longest_tokens:
         yield error(
             "model-length",
-            found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens} tokens",
-            expected=f"{longest_tokens} or less; the engine would not start",
+            found=f"{keys.context}={wanted}, where {env[keys.model][:120]} takes {longest_tokens:,} tokens",
+            expected=f"{longest_tokens:,} or less; the engine would not start",
             fix=(
                 f"lower it in envs/.env.{name}.local, or `configure-gpu {name} --set {keys.context}={longest_tokens}`"
             ),

@@ -13,9 +13,9 @@ import yaml
 from msgspec import Struct
 from msgspec.structs import replace
 from stackwright.rendering.monitoring import alerts_of, planned_bytes
-from stackwright.rendering.monitoring.alerts import ALERTS
 from stackwright.rendering.monitoring.prometheus import render_rules
 
+from tests.monitored import ALERTS
 from tests.planning_requests import plan_for, recorded
 
 TOTAL = 'litellm_proxy_total_requests_metric_total{requested_model="m",status_code="%s"}'

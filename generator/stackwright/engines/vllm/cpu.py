@@ -109,7 +109,7 @@ def _space(task: EngineTask) -> Setting:
         settings = EngineSettings(version=CPU_RELEASE)
         needed = -(-needed_space_bytes(task.facts.config.shape, settings, length) // GIB)
         if needed > space:
-            reason = f"needed by one request of {length} tokens"
+            reason = f"needed by one request of {length:,} tokens"
             return Setting(value=str(needed), reason=reason, source="vLLM 0.32.0 v1/worker/cpu_worker.py")
     why = "enough for the smoke model" if smoke else f"an eighth of {format_bytes(task.host.memory_bytes)}, 1 to 4"
     return Setting(value=str(space), reason=why, source=DECISION)

@@ -72,7 +72,7 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
     """
     settings, memory = solution.settings, solution.forecast.memory
     each = " per GPU" if placement.ranks > 1 else ""
-    room = f"{format_bytes(memory.kv_cache_bytes)} of KV cache{each} hold {memory.kv_cache_tokens} tokens"
+    room = f"{format_bytes(memory.kv_cache_bytes)} of KV cache{each} hold {memory.kv_cache_tokens:,} tokens"
     if not memory.kv_bytes_per_token:
         room = "no KV cache: only the model's own limit applies"
     lost = f"; {', '.join(solution.given_up)}" if solution.given_up else ""

@@ -8,22 +8,25 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
+from stackwright.domain.monitoring import Alert, Monitored, Need, Panel
 from stackwright.domain.plan import Plan
 from stackwright.domain.topology import NVLINK_KINDS
 from stackwright.engines import engine_named
 from stackwright.engines.protocol import EngineMetrics
-from stackwright.rendering.monitoring.alerts import ALERTS, Alert
+from stackwright.rendering.monitoring.alerts import ALERTS
 from stackwright.rendering.monitoring.grafana import render_dashboard
-from stackwright.rendering.monitoring.metrics import ENGINE, Job
-from stackwright.rendering.monitoring.panels import DASHBOARDS, Dashboard, Need, Panel
+from stackwright.rendering.monitoring.metrics import ENGINE
+from stackwright.rendering.monitoring.panels import DASHBOARDS, Dashboard
 from stackwright.rendering.monitoring.prometheus import render_prometheus, render_rules
-from stackwright.services.monitoring import CONFIGURATION, PROMETHEUS, RULES, has_dcgm, monitoring_services
+from stackwright.services import monitored_of, services_of
+from stackwright.services.additions import Addition
+from stackwright.services.monitoring import CONFIGURATION, RULES, board_file, has_dcgm
 
 
 def monitoring_files(plan: Plan) -> dict[str, str]:
     """Return the files that Prometheus and Grafana read, by name."""
     metrics = engine_named(plan.engine.name).metrics
-    jobs = [job for job in Job if job.value in _scraped(plan)]
+    jobs = _scraped(plan)
     label = None if metrics is None else metrics.model_label
     return {
         CONFIGURATION: render_prometheus(plan.environment.value, jobs, label),
@@ -32,11 +35,10 @@ def monitoring_files(plan: Plan) -> dict[str, str]:
     }
 
 
-def _scraped(plan: Plan) -> frozenset[str]:
+def _scraped(plan: Plan) -> list[str]:
     """Return the jobs that the plan's Prometheus has targets of."""
-    (prometheus,) = (service for service in monitoring_services(plan) if service.kind == PROMETHEUS.kind)
-    found = (re.match(r"SCRAPE_([A-Z]+)_", name) for name in prometheus.environment)
-    return frozenset(match[1].lower() for match in found if match)
+    services = services_of(plan)
+    return list(dict.fromkeys(service.scraped.job for service in services if service.scraped is not None))
 
 
 _MEANING = re.compile(rf"\b{ENGINE}(\w+?)(_bucket|_sum|_count)?\b")
@@ -51,18 +53,23 @@ def needs_of(plan: Plan) -> frozenset[Need]:
         Need.GPUS: bool(used),
         Need.NVLINK: any(link.kind in NVLINK_KINDS and {link.a, link.b} & indices for link in plan.host.links),
         Need.DCGM: has_dcgm(plan),
-        Need.RETRIEVAL: Need.RETRIEVAL.value in plan.additions,
-        Need.MULTIMODAL: Need.MULTIMODAL.value in plan.additions,
         Need.WHOLE_GPUS: any(gpu.mig_slice is None and gpu.uuid in used for gpu in plan.host.gpus),
         Need.SLICES: any(gpu.mig_slice is not None and gpu.uuid in used for gpu in plan.host.gpus),
     }
     return frozenset(need for need, has in found.items() if has)
 
 
+def board_of(addition: Addition, monitored: Monitored) -> Dashboard:
+    """Return the dashboard of an addition."""
+    name = board_file(addition.name).removesuffix(".json")
+    return Dashboard(name=name, title=monitored.title, panels=monitored.panels)
+
+
 def dashboards_of(plan: Plan) -> tuple[Dashboard, ...]:
     """Return the dashboards of a plan that have panels, each question under the names that its engine has."""
     needs, metrics = needs_of(plan), engine_named(plan.engine.name).metrics
-    made = (replace(board, panels=tuple(_panels(board, needs, metrics))) for board in DASHBOARDS)
+    boards = (*DASHBOARDS, *(board_of(*each) for each in monitored_of(plan.additions).items()))
+    made = (replace(board, panels=tuple(_panels(board, needs, metrics))) for board in boards)
     return tuple(board for board in made if board.panels)
 
 
@@ -77,7 +84,8 @@ def _panels(board: Dashboard, needs: frozenset[Need], metrics: EngineMetrics | N
 def alerts_of(plan: Plan) -> tuple[Alert, ...]:
     """Return the alerts of a plan, each question under the names that its engine has."""
     needs, metrics = needs_of(plan), engine_named(plan.engine.name).metrics
-    texts = [(alert, named(alert.when, metrics)) for alert in ALERTS if alert.needs is None or alert.needs in needs]
+    alerts = (*ALERTS, *(alert for own in monitored_of(plan.additions).values() for alert in own.alerts))
+    texts = [(alert, named(alert.when, metrics)) for alert in alerts if alert.needs is None or alert.needs in needs]
     return tuple(replace(alert, when=text) for alert, text in texts if text is not None)
 
 

@@ -5,42 +5,7 @@ Each has a test of its own (tests/rendering/test_alerts.yaml): a series at which
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-from msgspec import Struct
-
-from stackwright.rendering.monitoring.panels import Need
-
-PAGE = "docs/how-to/monitoring.md"
-
-
-class Urgency(StrEnum):
-    """`critical`: clients are not served. `warning`: they will not be, if nobody does anything."""
-
-    CRITICAL = "critical"
-    WARNING = "warning"
-
-
-class Alert(Struct, frozen=True, kw_only=True):
-    """One alert. `when` is a question to Prometheus that answers only where something is wrong, `lasts` for how long.
-
-    `heading` is that of the section of PAGE which tells what to do.
-    """
-
-    name: str
-    when: str
-    lasts: str
-    urgency: Urgency
-    says: str
-    heading: str
-    needs: Need | None = None
-
-    @property
-    def link(self) -> str:
-        """Where to read what to do, as mkdocs names a heading."""
-        kept = "".join(letter for letter in self.heading.lower() if letter.isalnum() or letter in " -")
-        return f"{PAGE}#{kept.replace(' ', '-')}"
-
+from stackwright.domain.monitoring import Alert, Need, Urgency
 
 _REQUESTS = "litellm_proxy_total_requests_metric_total"
 
@@ -195,35 +160,5 @@ ALERTS: tuple[Alert, ...] = (
         urgency=Urgency.WARNING,
         says="{{ $value }} requests with a wrong key in ten minutes: somebody guesses, or a key was taken away",
         heading="Many wrong keys",
-    ),
-    Alert(
-        name="DocumentsWait",
-        when="(sum(retrieval_waiting_documents) > 0) and (sum(increase(retrieval_documents_total[15m])) == 0)",
-        lasts="15m",
-        urgency=Urgency.WARNING,
-        says="{{ $value }} documents wait, and none has been ingested for a quarter of an hour",
-        heading="Documents wait",
-        needs=Need.RETRIEVAL,
-    ),
-    Alert(
-        name="JobsWait",
-        when=(
-            '(sum(stackwright_multimodal_jobs{state=~"queued|running"}) > 0)'
-            " and (sum(increase(stackwright_multimodal_jobs_ended_total[15m])) == 0)"
-        ),
-        lasts="15m",
-        urgency=Urgency.WARNING,
-        says="{{ $value }} jobs wait, and none has ended for a quarter of an hour",
-        heading="Jobs do not end",
-        needs=Need.MULTIMODAL,
-    ),
-    Alert(
-        name="JobsDead",
-        when='sum(stackwright_multimodal_jobs{state="dead"}) > 0',
-        lasts="0m",
-        urgency=Urgency.WARNING,
-        says="{{ $value }} jobs have failed too often and wait for a person",
-        heading="Jobs are dead",
-        needs=Need.MULTIMODAL,
     ),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stackwright.rendering.monitoring.panels import Dashboard, Panel
+from stackwright.domain.monitoring import Panel
+from stackwright.rendering.monitoring.panels import Dashboard
 
 SOURCE = "prometheus"
 """The data source's uid, as compose/monitoring/grafana.sh has it."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from msgspec import Struct
+from stackwright.domain.monitoring import Metric, metric_rows
 
 
 class Job(StrEnum):
-    """The scrape jobs: who shows a metric."""
+    """The scrape jobs of every stack; an addition with figures is a job of its own."""
 
     ENGINE = "engine"
     GATEWAY = "gateway"
@@ -21,18 +21,7 @@ class Job(StrEnum):
     HOST = "host"
     GPU = "gpu"
     DCGM = "dcgm"
-    RETRIEVAL = "retrieval"
-    MULTIMODAL = "multimodal"
     PROMETHEUS = "prometheus"
-
-
-class Metric(Struct, frozen=True, kw_only=True):
-    """One metric. `name` is that of its series but for a histogram's `_bucket`, `_sum` and `_count`."""
-
-    name: str
-    job: Job
-    says: str
-    source: str
 
 
 ENGINE = "engine:"
@@ -47,17 +36,11 @@ _TURNS = "compose/engine/switching/switch.py"
 _PROMETHEUS = "Prometheus 2.42, its own /metrics"
 _REDIS = "redis_exporter 1.45, README"
 _NODE = "node_exporter 1.5, README"
-_RETRIEVAL = "compose/retrieval/figures.py"
-_MULTIMODAL = "compose/multimodal/api.py"
 _DCGM = "NVIDIA/dcgm-exporter, etc/dcp-metrics-included.csv (4.5.3)"
 
 
-def _rows(job: Job, source: str, rows: dict[str, str]) -> tuple[Metric, ...]:
-    return tuple(Metric(name=name, job=job, says=says, source=source) for name, says in rows.items())
-
-
 METRICS: tuple[Metric, ...] = (
-    *_rows(
+    *metric_rows(
         Job.PROMETHEUS,
         _PROMETHEUS,
         {
@@ -67,7 +50,7 @@ METRICS: tuple[Metric, ...] = (
             "prometheus_tsdb_head_series": "Series that Prometheus keeps in memory",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.ENGINE,
         _ENGINE,
         {
@@ -86,7 +69,7 @@ METRICS: tuple[Metric, ...] = (
             f"{ENGINE}request_seconds": "Seconds from a request to the end of its answer",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.ENGINE,
         _TURNS,
         {
@@ -95,7 +78,7 @@ METRICS: tuple[Metric, ...] = (
             "stackwright_model_loads_total": "How often a model was loaded",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.GATEWAY,
         _LITELLM,
         {
@@ -106,7 +89,7 @@ METRICS: tuple[Metric, ...] = (
             "litellm_in_flight_requests": "Requests that are open at the gateway",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.GATEWAY,
         _OURS,
         {
@@ -122,7 +105,7 @@ METRICS: tuple[Metric, ...] = (
             "stackwright_replica_hangs": "How often a replica was silent and then broke off",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.GATEWAY,
         _KEYS,
         {
@@ -132,7 +115,7 @@ METRICS: tuple[Metric, ...] = (
             "stackwright_key_refused_total": "Requests beyond a limit of their key",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.REDIS,
         _REDIS,
         {
@@ -142,7 +125,7 @@ METRICS: tuple[Metric, ...] = (
             "redis_commands_processed_total": "Commands that Redis has run",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.HOST,
         _NODE,
         {
@@ -156,7 +139,7 @@ METRICS: tuple[Metric, ...] = (
             "node_disk_written_bytes_total": "Bytes written to a disk",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.GPU,
         _EXPORTER,
         {
@@ -183,37 +166,13 @@ METRICS: tuple[Metric, ...] = (
             "stackwright_gpu_planned_memory_bytes": "Memory of a GPU that the plan gives to engines; a recording rule",
         },
     ),
-    *_rows(
+    *metric_rows(
         Job.DCGM,
         _DCGM,
         {
             "DCGM_FI_PROF_GR_ENGINE_ACTIVE": "Share of the time in which the compute engine was active",
             "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": "Share of the time in which the tensor cores were active",
             "DCGM_FI_PROF_DRAM_ACTIVE": "Share of the time in which memory was read or written",
-        },
-    ),
-    *_rows(
-        Job.RETRIEVAL,
-        _RETRIEVAL,
-        {
-            "retrieval_waiting_documents": "Documents that are not ingested yet, by state",
-            "retrieval_documents_total": "Documents whose ingest has ended, by result",
-            "retrieval_passages_total": "Passages stored",
-            "retrieval_requests_total": "Requests answered, by endpoint and status",
-            "retrieval_request_seconds": "Seconds to an answer, by endpoint",
-            "retrieval_database_bytes": "Size of the database",
-        },
-    ),
-    *_rows(
-        Job.MULTIMODAL,
-        _MULTIMODAL,
-        {
-            "stackwright_multimodal_jobs": "Jobs, by state; dead ones wait for a person",
-            "stackwright_multimodal_jobs_ended_total": "Jobs that have ended, by outcome",
-            "stackwright_multimodal_job_seconds_total": "Seconds that all ended jobs took",
-            "stackwright_multimodal_attempts_total": "Attempts at jobs; more than jobs where some are tried again",
-            "stackwright_multimodal_worker_restarts_total": "Worker processes that began anew",
-            "stackwright_multimodal_kept_bytes": "Bytes that the files of all jobs have on the disk",
         },
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stackwright.rendering.monitoring.alerts import Alert
+from stackwright.domain.monitoring import Alert
 from stackwright.rendering.monitoring.metrics import Job
 from stackwright.services.monitoring import ADDITION, PASSWORD, RULES, USER
 
@@ -20,7 +20,7 @@ NOT_KEPT = "python_gc_.*|.+_created|http_.+"
 """What client libraries tell of themselves beside the figures that anybody asks for."""
 
 
-def render_prometheus(environment: str, jobs: Iterable[Job], model_label: str | None) -> str:
+def render_prometheus(environment: str, jobs: Iterable[str], model_label: str | None) -> str:
     """Return Prometheus' configuration. `model_label`: by which the engine's series name their model."""
     document = {
         "global": {
@@ -34,12 +34,12 @@ def render_prometheus(environment: str, jobs: Iterable[Job], model_label: str | 
     return _text(document)
 
 
-def _job(job: Job, model_label: str | None) -> dict[str, Any]:
+def _job(job: str, model_label: str | None) -> dict[str, Any]:
     relabel: list[dict[str, Any]] = [{"source_labels": ["__name__"], "regex": NOT_KEPT, "action": "drop"}]
-    if job is Job.ENGINE and model_label not in (None, "model"):
+    if job == Job.ENGINE and model_label not in (None, "model"):
         relabel.append({"source_labels": [model_label], "regex": "(.+)", "target_label": "model"})
         relabel.append({"regex": model_label, "action": "labeldrop"})
-    logins: Mapping[Job, dict[str, Any]] = {
+    logins: Mapping[str, dict[str, Any]] = {
         Job.GATEWAY: {
             "authorization": {"credentials_file": f"secrets/{ADDITION.key_secret}"},
             # It asks the stack's own gateway, by a name that is not the certificate's.
@@ -48,8 +48,8 @@ def _job(job: Job, model_label: str | None) -> dict[str, Any]:
         Job.PROMETHEUS: {"basic_auth": {"username": USER, "password_file": f"secrets/{PASSWORD}"}},
     }
     return {
-        "job_name": job.value,
-        "file_sd_configs": [{"files": [f"targets/{job.value}_*.json"]}],
+        "job_name": job,
+        "file_sd_configs": [{"files": [f"targets/{job}_*.json"]}],
         **logins.get(job, {}),
         "metric_relabel_configs": relabel,
     }

@@ -271,10 +271,10 @@ class _Account(Struct, frozen=True, kw_only=True, dict=True):
             f"minus {left}"
         )
         found.append(
-            f"one request of {self.length} tokens needs {format_bytes(self.needed_bytes)} of the {cache} KV cache"
+            f"one request of {self.length:,} tokens needs {format_bytes(self.needed_bytes)} of the {cache} KV cache"
         )
         if self.layout.keeps_states and self.blocks < self.seqs:
-            found.append(f"the KV cache has {self.blocks} blocks for {self.seqs} requests, which need one each")
+            found.append(f"the KV cache has {self.blocks:,} blocks for {self.seqs} requests, which need one each")
         return (*self.refused, *found)
 
     def warnings(self) -> tuple[str, ...]:

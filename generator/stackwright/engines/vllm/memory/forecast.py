@@ -63,7 +63,7 @@ class Prospect(Struct, frozen=True, kw_only=True):
 def prospect(shape: Shape, settings: EngineSettings, gpu: GpuMemory, weights: tuple[Term, ...]) -> Prospect:
     """Return the verdict alone of `forecast` for a known release: a search asks dozens of times for one plan."""
     made = account(shape, settings, gpu, weights)
-    verdict = _verdict(made)
+    verdict = _verdict(made, _refused(made))
     return Prospect(verdict=verdict, surely=0 if verdict is Verdict.FITS else _surely(made))
 
 
@@ -91,7 +91,8 @@ def _answer(made: Account) -> Forecast:
     at_once = blocks / per_request if per_request else 0.0
     if made.seen is not None and made.seen.exact and made.seen.measured.max_concurrency is not None:
         at_once = made.seen.measured.max_concurrency
-    verdict = _verdict(made)
+    refused = _refused(made)
+    verdict = _verdict(made, refused)
     return Forecast(
         verdict=verdict,
         memory=Memory(
@@ -109,12 +110,13 @@ def _answer(made: Account) -> Forecast:
             uncertainty_bytes=stage.error_bytes,
             verdict=verdict.value,
         ),
-        reasons=reasons(made),
+        reasons=(*refused, *reasons(made)),
         warnings=warnings(made, verdict),
         max_model_len=length,
         longest=made.layout.longest(blocks, made.shape.max_positions or length),
         surely=_surely(made),
         basis=made.seen.words if made.seen else "",
+        refused=refused,
     )
 
 
@@ -130,10 +132,13 @@ def _later(made: Account) -> int | None:
     return None if same or not made.layout.groups else made.rooms(later=True)[made.fullest]
 
 
-def _verdict(made: Account) -> Verdict:
+def _refused(made: Account) -> tuple[str, ...]:
+    return refusals(made.shape, made.settings, made.settings.max_model_len, made.gpu.compute_capability)
+
+
+def _verdict(made: Account, refused: tuple[str, ...]) -> Verdict:
     """Return the verdict; a `fits` turns `uncertain` where the facts say that nobody can know before the start."""
-    capability = made.gpu.compute_capability
-    if refusals(made.shape, made.settings, made.settings.max_model_len, capability) or not made.enough_is_free:
+    if refused or not made.enough_is_free:
         return Verdict.DOES_NOT_FIT
     if made.seen is not None and made.seen.exact:
         return Verdict.FITS if made.seen.outcome == CAME_UP else Verdict.DOES_NOT_FIT

@@ -45,14 +45,14 @@ def refusals(
         found.append(f"{len(shape.layers)} layers are too few for {settings.pp} pipeline stages")
     longest = shape.max_positions
     if longest and max_model_len > longest:
-        found.append(f"a context of {max_model_len} tokens exceeds the model's limit of {longest}")
+        found.append(f"a context of {max_model_len:,} tokens exceeds the model's limit of {longest:,}")
     step = settings.max_num_batched_tokens
     if step and step < shape.least_step_tokens and rules_of(settings.version).keeps_items_whole:
         found.append(
-            f"a step of {step} tokens is shorter than one item of {shape.least_step_tokens} that it takes whole"
+            f"a step of {step:,} tokens is shorter than one item of {shape.least_step_tokens:,} that it takes whole"
         )
     if shape.is_encoder and step and max_model_len > step:
-        found.append(f"a text of {max_model_len} tokens cannot be split into steps of {step}")
+        found.append(f"a text of {max_model_len:,} tokens cannot be split into steps of {step:,}")
     return tuple(found)
 
 
@@ -79,7 +79,7 @@ def reasons(made: Account) -> tuple[str, ...]:
     else:
         found.append(
             f"{each}{format_bytes(room)} ± {error} left for the KV cache; one request of "
-            f"{made.settings.max_model_len} tokens needs {needed}"
+            f"{made.settings.max_model_len:,} tokens needs {needed}"
         )
     later = made.rooms(later=True)[made.fullest]
     if later > max(room, 0) and made.layout.groups:
@@ -93,11 +93,10 @@ def reasons(made: Account) -> tuple[str, ...]:
     blocks = made.layout.pool_blocks(made.rooms())
     if room > 0 and made.layout.keeps_states and blocks < made.settings.max_num_seqs:
         found.append(
-            f"the KV cache has {blocks} blocks for {made.settings.max_num_seqs} requests, which need one each for "
+            f"the KV cache has {blocks:,} blocks for {made.settings.max_num_seqs} requests, which need one each for "
             "their state"
         )
-    refused = refusals(made.shape, made.settings, made.settings.max_model_len, made.gpu.compute_capability)
-    return (*refused, *found)
+    return tuple(found)
 
 
 def warnings(made: Account, verdict: Verdict) -> tuple[str, ...]:

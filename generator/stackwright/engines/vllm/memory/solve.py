@@ -217,7 +217,7 @@ def _given_up(shape: Shape, asked: EngineSettings, chosen: EngineSettings) -> tu
     found = []
     whole = asked.max_model_len or shape.default_length
     if chosen.max_model_len and whole and chosen.max_model_len < whole:
-        found.append(f"context of {chosen.max_model_len} tokens instead of {whole}")
+        found.append(f"context of {chosen.max_model_len:,} tokens instead of {whole:,}")
     if chosen.kv_cache_dtype != asked.kv_cache_dtype:
         found.append(f"KV cache in {chosen.kv_cache_dtype} instead of the model's format")
     return tuple(found)
