@@ -87,7 +87,7 @@ def test_the_kernel_is_read_as_far_as_it_matters(tmp_path: Path) -> None:
     )
     assert read_kernel(kernel, reach_back_s=3600.0).splitlines()[0].endswith("] an old one")
     host = Evidence(service="host", kind=EvidenceKind.KERNEL, text=read_kernel(kernel))
-    assert [each.diagnosis.rule for each in name_failures((host,), load_rules(), {})] == ["gpu-lost"]
+    assert [each.diagnosis.rule for each in name_failures((host,), load_rules(), {})] == ["gpu-off-bus"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -131,6 +131,11 @@ _LEVEL = re.compile(
     r"(?::(?=\s)|(?= [0-9]{2}-[0-9]{2} )|(?= \[)|(?= -)|(?=:))"
     r"(?P<rest>(?: [0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})? ?\[?[\w./-]{1,60}:[0-9]{1,6}\] ?)?"
 )
+# The loggers of Kubernetes and of NVIDIA's parts of it: `E0506 17:45:45.421954       1 factory.go:112] text`.
+_KLOG = re.compile(
+    r"(?P<level>[IWEF])[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{1,9} +[0-9]{1,9} [\w./-]{1,60}:[0-9]{1,6}\] "
+)
+_KLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 _LOUD = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
 # Reported as information, though nothing runs after it; the rules `no-platform` and `kv-cache-none` name the
@@ -166,6 +171,9 @@ def _levelled(text: str) -> Iterator[tuple[str, str]]:
         at = 0
         while found := _ADORNMENTS.match(line, at):
             at = found.end()
+        if klog := _KLOG.match(line, at):
+            yield _KLOG_LEVELS[klog["level"]], line[klog.end() :]
+            continue
         level = _LEVEL.match(line, at)
         if level is not None:
             at = level.end() if level["rest"] else at
