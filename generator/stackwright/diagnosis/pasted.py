@@ -26,7 +26,7 @@ _ERROR = re.compile(
 # These only point at another line.
 _SECOND_HAND = re.compile(
     r"[Ss]ee root cause above|[Ss]ee stack trace|failed to start\.?$|WorkerProc initialization failed"
-    r"|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
+    r"|cannot be preloaded|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
     # What Ray and Python's helpers raise for an error of a process of theirs, which stands below or above.
     r"|The actor died because of an error|RayTaskError|ActorDiedError|ActorUnavailableError|ProcessRaisedException"
     r"|ChildFailedError|RemoteTraceback|BrokenProcessPool|RuntimeEnvSetupError: Failed to set up runtime environment\.$"
