@@ -26,7 +26,8 @@ _ERROR = re.compile(
 # These only point at another line.
 _SECOND_HAND = re.compile(
     r"[Ss]ee root cause above|[Ss]ee stack trace|failed to start\.?$|WorkerProc initialization failed"
-    r"|cannot be preloaded|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
+    r"|DeprecationWarning|FutureWarning|dependency failed to start|EngineDeadError|Process \S+ exited"
+    r"|cannot be preloaded"  # of a library that LD_PRELOAD names: the program runs without it
     # What Ray and Python's helpers raise for an error of a process of theirs, which stands below or above.
     r"|The actor died because of an error|RayTaskError|ActorDiedError|ActorUnavailableError|ProcessRaisedException"
     r"|ChildFailedError|RemoteTraceback|BrokenProcessPool|RuntimeEnvSetupError: Failed to set up runtime environment\.$"
