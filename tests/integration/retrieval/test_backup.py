@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.retrieval.parts import Retrieval, start_retrieval, until
+from tests.integration.retrieval.parts import READY_S, Retrieval, start_retrieval, until
 
 TEXTS = [f"Drawer {number} holds the letters of the year {1900 + number}." for number in range(40)]
 QUESTIONS = ("letters of 1907", "drawer 31", "year 1939")
@@ -47,7 +47,7 @@ def test_an_empty_host_answers_the_same_behind_a_restore(hosts: tuple[Retrieval,
     told = restore(two, backup)
 
     assert (told.status, told.body) == (200, {"collections": 2, "documents": 80, "lost": 0})
-    until(lambda: two.ask("GET", "/health").status == 200, 30)
+    until(lambda: two.ask("GET", "/health").status == 200, READY_S)
     for key in ("anna", "boris"):
         assert answers(two, key) == answers(one, key)
     two.ask("POST", "/v1/collections/archive/documents", {"texts": ["A new letter from Uppsala."]})
@@ -59,10 +59,10 @@ def test_an_empty_host_answers_the_same_behind_a_restore(hosts: tuple[Retrieval,
     assert two.search("Uppsala", "archive") != []
 
     assert restore(two, backup, "?overwrite=true").status == 200
-    until(lambda: two.ask("GET", "/health").status == 200, 30)
+    until(lambda: two.ask("GET", "/health").status == 200, READY_S)
     assert answers(two) == answers(one)
     kept = two.folder / "data" / "originals"
-    until(lambda: sum(path.is_file() for path in kept.rglob("*")) == 80, 30)
+    until(lambda: sum(path.is_file() for path in kept.rglob("*")) == 80, READY_S)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.integration.project import free_port
-from tests.integration.retrieval.parts import Retrieval, start_retrieval, until
+from tests.integration.retrieval.parts import READY_S, Retrieval, start_retrieval, until
 
 TEXT = b"The lighthouse keeper writes down the wind each evening."
 KEY = {"retrieval_s3_key_id": "a-key", "retrieval_s3_secret_key": "its-secret"}
@@ -116,7 +116,7 @@ def test_a_document_is_kept_found_given_back_and_removed(retrieval: Retrieval, b
     assert left == []
 
     retrieval.send("house", {"again.txt": TEXT})
-    until(lambda: sorted(bucket.names()) == sorted(names), 30)
+    until(lambda: sorted(bucket.names()) == sorted(names), READY_S)
     retrieval.ask("DELETE", f"/v1/collections/house/documents/{documents['gale.html']['id']}")
     assert len(bucket.names()) == 1
     retrieval.ask("DELETE", "/v1/collections/house")
@@ -178,7 +178,7 @@ def test_a_backup_holds_what_lies_in_the_bucket(state_folder: Path, tmp_path: Pa
         (document,) = one.settle("house")
         backup = one.ask("GET", "/v1/backup", key="master").body
         told = two.ask("POST", "/v1/restore", key="master", body=backup, kind="application/x-tar")
-        until(lambda: two.ask("GET", "/health").status == 200, 30)
+        until(lambda: two.ask("GET", "/health").status == 200, READY_S)
 
         assert told.body == {"collections": 1, "documents": 1, "lost": 0}
         assert content_of(two, document["id"]).body == TEXT

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.retrieval.files import docx, pdf
 from tests.integration.retrieval.models import ANSWER
-from tests.integration.retrieval.parts import Retrieval, until
+from tests.integration.retrieval.parts import READY_S, Retrieval, until
 
 MANUAL = b"""# Boiler
 
@@ -178,7 +178,7 @@ def test_vectors_of_documents_count_for_the_key_that_sent_them(retrieval: Retrie
 def test_a_limit_is_waited_for_as_long_as_it_says(retrieval: Retrieval) -> None:
     retrieval.models.status, retrieval.models.retry_after = 429, "1800"
     retrieval.send("limited", {"note.txt": b"Not before half an hour."})
-    until(lambda: "waits for the gateway" in retrieval.documents("limited")[0]["detail"], 30)
+    until(lambda: "waits for the gateway" in retrieval.documents("limited")[0]["detail"], READY_S)
     retrieval.models.status, retrieval.models.retry_after = 200, ""
 
     (due_s,) = retrieval.query(
@@ -261,7 +261,7 @@ def test_a_model_that_refuses_the_length_is_asked_with_less(retrieval: Retrieval
 def test_what_waits_for_the_gateway_says_so_and_goes_on(retrieval: Retrieval) -> None:
     retrieval.models.status = 503
     retrieval.send("waiting", {"boiler.md": MANUAL})
-    until(lambda: retrieval.documents("waiting")[0]["detail"] == "waits for the gateway: not now", 30)
+    until(lambda: retrieval.documents("waiting")[0]["detail"] == "waits for the gateway: not now", READY_S)
     assert retrieval.documents("waiting")[0]["state"] == "queued"
 
     retrieval.models.status = 200

@@ -23,7 +23,7 @@ from tests.integration.project import free_port
 SWITCH = Path(__file__).parents[3] / "compose" / "engine" / "switching" / "switch.py"
 ENGINE = Path(__file__).with_name("stand_in_engine.py")
 KEY = "key-of-the-engines"
-LONGEST_S = 60
+LONGEST_S = 180
 
 
 class Switch(Struct, frozen=True, kw_only=True):
