@@ -27,7 +27,7 @@ def test_a_step_holds_the_longest_item(host: str, model: str) -> None:
     # It is what the engine raises its own default to, but only where no flag says so.
     assert step.origin is Origin.ENGINE
     assert "--max-num-batched-tokens" not in plan.replicas[0].args
-    with pytest.raises(NoPlanError, match=rf"a step of 2048 tokens is shorter than one item of {ITEM}"):
+    with pytest.raises(NoPlanError, match=rf"a step of 2,048 tokens is shorter than one item of {ITEM:,}"):
         plan_for(recorded(host), model=model, pins={"VLLM_MAX_NUM_BATCHED_TOKENS": "2048"})
 
 
@@ -38,6 +38,6 @@ def test_a_large_gpu_keeps_the_engines_own_step() -> None:
 
 
 def test_a_pinned_step_below_one_item_names_the_pin() -> None:
-    with pytest.raises(NoPlanError, match="a step of 2048 tokens is shorter than one item of 2496") as refused:
+    with pytest.raises(NoPlanError, match="a step of 2,048 tokens is shorter than one item of 2,496") as refused:
         plan_for(recorded("1x-rtx5090"), model="nvidia/Gemma-4-26B-A4B-NVFP4", pins={STEP: "2048"})
     assert refused.value.hint == f"change or remove `--set {STEP}=…`"

@@ -146,7 +146,7 @@ def test_a_role_leaves_out_the_others(run: Run) -> None:
         ),
         (
             ("recommend", "--model", "qwen3-32b", "--context", "9999999"),
-            "--context: found 9999999, but qwen3-32b takes requests of 40960 tokens at most",
+            "--context: found 9999999, but qwen3-32b takes requests of 40,960 tokens at most",
             "lower it: `--context 40960`, or name another model",
         ),
         (

@@ -105,7 +105,7 @@ def test_a_bad_value_is_corrected_where_it_is_written(run: Run, configured: Path
         ),
         (
             ("plan", "--set=VLLM_MAX_MODEL_LEN=99999999"),
-            "smoke cannot be served with these settings: a context of 99999999 tokens exceeds",
+            "smoke cannot be served with these settings: a context of 99,999,999 tokens exceeds",
             "lower `--set VLLM_MAX_MODEL_LEN=…`: 32768 fits",
         ),
     ],

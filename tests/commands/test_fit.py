@@ -42,11 +42,11 @@ def test_json_is_the_promised_document(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_does_not_fit_is_printed_and_exits_4(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(NoPlanError, match=r"^smoke does not fit with these settings$") as caught:
+    with pytest.raises(NoPlanError, match=r"^smoke cannot be served with these settings$") as caught:
         fit(asked("--model", "smoke", "--max-model-len", "40000"), host("1x-rtx3090"))
     assert caught.value.exit_code == 4
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["smoke: does not fit", "  a context of 40000 tokens exceeds the model's limit of 32768"]
+    assert lines[:2] == ["smoke: does not fit", "  a context of 40,000 tokens exceeds the model's limit of 32,768"]
 
 
 def test_no_given_setting_is_changed() -> None:
@@ -178,7 +178,7 @@ def test_a_host_without_a_gpu_is_asked_for_its_own_memory(capsys: pytest.Capture
 def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
     with pytest.raises(NoPlanError) as caught:
         fit(asked("--model", "Qwen/Qwen3-0.6B"), host("cpu-small"))
-    assert caught.value.hint == "18560 tokens fit: `--max-model-len 18560`"
+    assert caught.value.hint == "18,560 tokens fit: `--max-model-len 18560`"
     longest = fit(asked("--model", "Qwen/Qwen3-0.6B", "--max-model-len", "18560"), host("cpu-small"))
     assert longest.verdict is Verdict.FITS
 

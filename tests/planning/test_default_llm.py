@@ -123,7 +123,7 @@ def test_context_counts_what_fits(name: str, model: str) -> None:
     plan = default_plan(recorded(name), Objective.CONTEXT)
     assert plan.replicas[0].model == model
     assert (
-        f"requests of {flat_settings(plan)['VLLM_MAX_MODEL_LEN'].value} tokens fit"
+        f"requests of {int(flat_settings(plan)['VLLM_MAX_MODEL_LEN'].value):,} tokens fit"
         in flat_settings(plan)["VLLM_MODEL"].reason
     )
     assert "for context, " in flat_settings(plan)["VLLM_MODEL"].reason

@@ -57,7 +57,7 @@ def test_a_decoder_that_looks_both_ways_is_an_encoder(config: dict[str, object],
 
 
 def test_a_step_shorter_than_a_text_is_refused() -> None:
-    with pytest.raises(NoPlanError, match="a text of 8194 tokens cannot be split into steps of 2048"):
+    with pytest.raises(NoPlanError, match="a text of 8,194 tokens cannot be split into steps of 2,048"):
         plan_of(
             recorded("1x-rtx5090"),
             Asked(name="BAAI/bge-m3", role=Role.EMBEDDING),

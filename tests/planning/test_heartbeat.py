@@ -32,7 +32,7 @@ def test_a_slow_processor_gets_more_and_a_longer_context_more_again() -> None:
     graces = [int(setting.value) for setting in found]
     assert 120 < graces[0] < graces[1] < 86400
     assert all(grace % 10 == 0 for grace in graces)
-    assert re.fullmatch(r"3 times the longest step: \d+ s or less for 2048 tokens on \d+ cores", found[1].reason)
+    assert re.fullmatch(r"3 times the longest step: \d+ s or less for 2,048 tokens on \d+ cores", found[1].reason)
 
 
 def test_quantized_weights_make_no_step_quicker() -> None:

@@ -137,7 +137,7 @@ def test_what_is_uncertain_never_beats_what_is_certain() -> None:
 def test_room_for_short_requests_alone_is_said_first_with_what_has_more() -> None:
     plan = plan_of(recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-32B-FP8", VLLM_GPU_MEMORY_UTILIZATION="0.78")
     assert length(plan) < 8192
-    assert plan.warnings[0].startswith(f"requests have room for {length(plan)} tokens with their answers; ")
+    assert plan.warnings[0].startswith(f"requests have room for {length(plan):,} tokens with their answers; ")
     assert "Qwen/Qwen3-32B-AWQ fits with a context of " in plan.warnings[0]
 
 
@@ -246,7 +246,8 @@ def test_short_requests_on_one_of_two_gpus_lead_to_both() -> None:
     host, model = recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3-14B-FP8"
     plan = make_plan(request(host, Environment.DEV, mode=Mode.SINGLE, model=model, pins=tight), load_catalog())
     assert re.fullmatch(
-        r"requests have room for \d+ tokens with their answers; `multi` fits with a context of 40960", plan.warnings[0]
+        r"requests have room for [\d,]+ tokens with their answers; `multi` fits with a context of 40,960",
+        plan.warnings[0],
     )
 
 

@@ -208,8 +208,8 @@ def test_the_longest_request_that_fits_is_not_the_longest_that_is_named() -> Non
     assert choice.best is not None
     assert choice.best.row == held
     assert choice.best.tokens == held.context_tokens
-    assert f"requests of {held.context_tokens} tokens fit" in choice.best.reason
-    assert "requests of 9000 tokens fit" in choice.runners_up[0].reason
+    assert f"requests of {held.context_tokens:,} tokens fit" in choice.best.reason
+    assert "requests of 9,000 tokens fit" in choice.runners_up[0].reason
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_long_requests_come_before_vectors_from_a_gpu() -> None:
     assert gpus_of(found[None])["Qwen/Qwen3-0.6B"] == [0]
     assert gpus_of(found[Objective.CONTEXT])["Qwen/Qwen3-0.6B"] == []
     (why,) = [warning for warning in found[Objective.CONTEXT].warnings if "runs on the processor" in warning]
-    assert "would leave Qwen/Qwen3-14B-AWQ a context of 39424 tokens instead of 40960" in why
+    assert "would leave Qwen/Qwen3-14B-AWQ a context of 39,424 tokens instead of 40,960" in why
 
 
 def test_no_gpu_is_given_whole_to_two() -> None:

@@ -178,7 +178,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     `needed_kv_bytes` is what one request of `max_model_len` tokens takes; `longest` the greatest length that is
     expected to fit, `surely` the greatest that fits with the margin against it; 0 where none does. `basis`: which of
     its figures this host has shown, and when; empty where none. `refused`: why the engine does not start with the
-    settings, however much memory there is.
+    settings, however much memory there is. `running`: how many requests the cache surely lets run at once, of a model
+    whose requests keep states, and None of others: the engine does not start where it is told far more.
     """
 
     verdict: Verdict
@@ -190,6 +191,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     surely: int
     basis: str = ""
     refused: tuple[str, ...] = ()
+    running: int | None = None
 
 
 class Solution(Struct, frozen=True, kw_only=True):

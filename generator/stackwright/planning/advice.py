@@ -50,7 +50,7 @@ class Reach(Struct, frozen=True, kw_only=True, order=True):
     @property
     def words(self) -> str:
         """How it fits, and up to which length."""
-        return f"{'fits' if self.sure else 'may fit'} with a context of {self.tokens}"
+        return f"{'fits' if self.sure else 'may fit'} with a context of {self.tokens:,}"
 
 
 Plan = Callable[[ModelRequest], Reach]

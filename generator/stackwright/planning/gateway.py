@@ -231,7 +231,7 @@ def _longest_input(length: str) -> Setting:
     if length == "auto":
         return _setting("0", "the engine finds its length at start and refuses longer inputs", DECISION)
     longest = max(1, int(length) - 1)
-    return _setting(str(longest), f"context of {length} minus one token for the answer", DECISION)
+    return _setting(str(longest), f"context of {int(length):,} minus one token for the answer", DECISION)
 
 
 def _longest_body(tokens: int) -> Setting:

@@ -93,13 +93,13 @@ def test_a_wished_length_gets_the_cache_that_it_needs() -> None:
     """The rule's 3 GiB hold 28,000 tokens of this model; the engine would refuse to start with 40,960."""
     plan = plan_for(host_with(24), model=SMALL_LLM, pins={"VLLM_MAX_MODEL_LEN": "40960"})
     space = flat_settings(plan)["VLLM_CPU_KVCACHE_SPACE"]
-    assert (space.value, space.reason) == ("5", "needed by one request of 40960 tokens")
+    assert (space.value, space.reason) == ("5", "needed by one request of 40,960 tokens")
     assert memory_of(plan).max_concurrency >= 1
 
 
 def test_a_cache_that_is_too_small_for_the_pinned_length_is_refused() -> None:
     pins = {"VLLM_MAX_MODEL_LEN": "40960", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with pytest.raises(NoPlanError, match=r"one request of 40960 tokens needs 4\.4 GiB of the 1\.0 GiB KV cache"):
+    with pytest.raises(NoPlanError, match=r"one request of 40,960 tokens needs 4\.4 GiB of the 1\.0 GiB KV cache"):
         plan_for(host_with(24), model=SMALL_LLM, pins=pins)
 
 

@@ -73,6 +73,23 @@ def test_what_the_budget_does_not_count_needs_room_beside_it(share: float, verdi
     assert any("beside its budget" in warning for warning in made.warnings) is (verdict is Verdict.UNCERTAIN)
 
 
+def test_no_more_requests_are_planned_than_states_have_room() -> None:
+    """Each holds a block of every group: one of attention, three of states (vLLM 0.32.0 config/compilation.py:1503)."""
+    shape, asked = shape_of("qwen3.6-27b"), EngineSettings(version="0.32.0", gpu_memory_utilization=0.9)
+    chosen = solve(shape, asked, H100)
+    assert chosen is not None
+    requests, running = chosen.settings.max_num_seqs, chosen.forecast.running
+    assert requests is not None
+    assert running is not None
+    assert running - 8 < requests <= running
+    pinned = solve(shape, replace(asked, max_num_seqs=2 * requests), H100)
+    assert pinned is not None
+    assert pinned.settings.max_num_seqs == 2 * requests
+    attending = solve(shape_of("qwen3-8b"), asked, H100)
+    assert attending is not None
+    assert attending.forecast.running is None
+
+
 def test_a_hybrid_needs_room_for_its_trial_cache() -> None:
     """512 blocks of 16 layers' states at 0.25, 26 GiB beside 9 GiB of weights on a card of 31 GiB."""
     card = replace(RTX3090, total_bytes=int(31.36 * GIB))
@@ -146,7 +163,7 @@ def test_an_unknown_release_is_firm_only_where_all_rules_agree() -> None:
         (EngineSettings(version="0.32.0", tensor_parallel=5), "32 attention heads cannot be split over 5 ranks"),
         (
             EngineSettings(version="0.32.0", max_model_len=200_000),
-            "a context of 200000 tokens exceeds the model's limit of 40960",
+            "a context of 200,000 tokens exceeds the model's limit of 40,960",
         ),
     ],
 )
@@ -261,7 +278,7 @@ def test_solutions_fit_and_keep_what_was_given() -> None:
     assert found is not None
     assert found.forecast.verdict is Verdict.FITS
     assert (found.settings.gpu_memory_utilization, found.settings.max_num_seqs) == (0.9, 32)
-    assert found.given_up == (f"context of {found.settings.max_model_len} tokens instead of 40960",)
+    assert found.given_up == (f"context of {found.settings.max_model_len:,} tokens instead of 40,960",)
 
 
 def test_the_longest_context_takes_from_everything_else() -> None:

@@ -117,6 +117,7 @@ def _answer(made: Account) -> Forecast:
         surely=_surely(made),
         basis=made.seen.words if made.seen else "",
         refused=refused,
+        running=made.layout.running(made.layout.pool_blocks(made.rooms(-1))) if made.layout.keeps_states else None,
     )
 
 

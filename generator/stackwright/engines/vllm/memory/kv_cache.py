@@ -95,6 +95,10 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
         blocks = self.blocks_for(tokens) + self.reserved_blocks
         return tuple(blocks * size for size in self.block_bytes)
 
+    def running(self, blocks: int) -> int:
+        """Return how many requests `blocks` let run at once at the most: each holds one block of every group."""
+        return (blocks - self.reserved_blocks) // max(len(self.groups), 1)
+
     def longest(self, blocks: int, limit: int) -> int:
         """Return the greatest length up to `limit` that `blocks` can serve; 0 where not even one token."""
         room = blocks - self.reserved_blocks
