@@ -216,6 +216,24 @@ def test_gpus_of_other_makers_are_named(run_plain: Run, around: Path) -> None:
     for words, told in (((), True), (("cpu",), False)):
         listed = run_plain("models", *words, "--role=rerank", host=str(host))
         assert (f"warning: this release does not support {found}: " in listed.err) is told
+    refused = run_plain("plan", "dev", "--model=qwen3-32b", host=str(host))
+    assert refused.code == 4
+    assert f"; this release does not support {found}: outside Stackwright, use vLLM's ROCm image" in refused.err
+
+
+@pytest.mark.parametrize(("architecture", "told"), [("gfx1151", True), ("gfx1103", False)])
+def test_graphics_of_a_processor_are_named_where_a_build_serves_them(
+    architecture: str, told: bool, run_plain: Run, around: Path
+) -> None:
+    host = around / "apu"
+    host.mkdir()
+    row = f"{{maker: amd, name: Radeon 8060S, architecture: {architecture}, memory_bytes: 536870912, "
+    row += "pci_bus_id: '0000:c5:00.0', driver: amdgpu, integrated: true}"
+    plain = (HOSTS / "cpu-small" / "host.yaml").read_text("utf-8")
+    (host / "host.yaml").write_text(f"{plain}other_gpus:\n  - {row}\n", encoding="utf-8")
+    planned = run_plain("plan", "dev", host=str(host))
+    assert planned.code == 0
+    assert ("Radeon 8060S (gfx1151, in the processor, with its memory)" in planned.err) is told
 
 
 def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None:

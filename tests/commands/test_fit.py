@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,18 @@ def test_a_host_without_a_gpu_is_asked_for_its_own_memory(capsys: pytest.Capture
     printed = json.loads(capsys.readouterr().out)
     assert printed["memory"]["total_bytes"] == small.memory_bytes
     assert (printed["verdict"], answer.max_model_len) == ("fits", 4096)
+
+
+@pytest.mark.parametrize("more", [["--max-num-seqs", "1024"], []])
+def test_more_requests_than_states_have_room_lead_to_fewer(more: list[str]) -> None:
+    """The engine's own default is 1024 on this GPU."""
+    words = ("--model", "qwen3.6-27b", "--tensor-parallel", "1", "--engine", "vllm==0.32.0")
+    with pytest.raises(NoPlanError) as caught:
+        fit(asked(*words, *more), host("8x-h100-nvswitch"))
+    said = re.fullmatch(r"(\d+) requests at once fit: `--max-num-seqs (\d+)`", str(caught.value.hint))
+    assert said
+    assert said[1] == said[2]
+    assert fit(asked(*words, "--max-num-seqs", said[1]), host("8x-h100-nvswitch")).verdict is not Verdict.DOES_NOT_FIT
 
 
 def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:

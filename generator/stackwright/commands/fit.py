@@ -184,6 +184,11 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     from stackwright.models.read import read_model
     from stackwright.planning.placement import Heads, most_ranks
 
+    wanted = asked.settings.max_num_seqs
+    if answer.running and (wanted is None or answer.running < wanted):
+        fewer = replace(asked, settings=replace(asked.settings, max_num_seqs=answer.running))
+        if answer_fit(fewer, host).verdict is not Verdict.DOES_NOT_FIT:
+            return f"{answer.running:,} requests at once fit: `--max-num-seqs {answer.running}`"
     length = answer.surely
     if 0 < length < answer.max_model_len:
         shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))

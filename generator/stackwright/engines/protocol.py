@@ -313,8 +313,8 @@ class Engine(Protocol):
     ) -> tuple[str, ...]:
         """Return the formats in which a release keeps a smaller cache for a model on these GPUs."""
 
-    def build_for(self, gpu: OtherGpu) -> str:
-        """Return what serves a GPU of another maker than NVIDIA, as the rest of a hint."""
+    def build_for(self, gpu: OtherGpu) -> str | None:
+        """Return what serves a GPU of another maker than NVIDIA, as the rest of a hint; None where nothing does."""
 
     def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
         """Return the settings, by key, that let a model's own layers draft so many tokens; empty where it has none."""

@@ -26,6 +26,7 @@ from stackwright.errors import NoPlanError
 from stackwright.planning.comparison import confirm
 from stackwright.planning.emitted import CUDA_DEVICE_ORDER, WORKERS, model_settings
 from stackwright.planning.in_use import blame_others, warn_of_others
+from stackwright.planning.other_makers import describe_other_gpus, what_would
 from stackwright.planning.placement import Heads, most_ranks, placements
 from stackwright.planning.request import ModelRequest
 from stackwright.planning.utilization import UnifiedMemory, Utilization, choose_utilization
@@ -273,11 +274,11 @@ def _forecast_on_cpu(
     if answer is not None and answer.verdict is Verdict.DOES_NOT_FIT:
         why = answer.refused or answer.reasons
         what = "cannot be served with these settings" if answer.refused else "does not fit in this host's memory"
-        raise NoRoomError(
-            f"{request.llm.name} {what}: {'; '.join(why)}",
-            hint=_shorter(request, catalog)
-            or f"name a smaller model with --model, or another {_processor_keys(request)} with --set",
-        )
+        hint = _shorter(request, catalog)
+        hint = hint or f"name a smaller model with --model, or another {_processor_keys(request)} with --set"
+        if not request.host.gpus and (others := describe_other_gpus(request.host)):
+            hint += f"; this release does not support {others}: {what_would(request.host)}"
+        raise NoRoomError(f"{request.llm.name} {what}: {'; '.join(why)}", hint=hint)
     ranks = int(values[request.engine.keys.tensor_parallel]) * int(values[request.engine.keys.pipeline_parallel])
     return answer and confirm(answer, request.model.seen, version, ranks)
 

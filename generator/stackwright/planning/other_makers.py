@@ -12,8 +12,8 @@ TITLES = {Maker.AMD: "AMD", Maker.INTEL: "Intel", Maker.HABANA: "Intel Gaudi"}
 
 
 def serving_gpus(host: Host) -> tuple[OtherGpu, ...]:
-    """Return the GPUs of other makers that could serve: a processor's own graphics could not."""
-    return tuple(gpu for gpu in host.other_gpus if not gpu.integrated)
+    """Return the GPUs of other makers that some build serves: of a processor's own graphics few."""
+    return tuple(gpu for gpu in host.other_gpus if default_engine().build_for(gpu) is not None)
 
 
 def describe_other_gpus(host: Host) -> str:
@@ -24,7 +24,8 @@ def describe_other_gpus(host: Host) -> str:
 
 def what_would(host: Host) -> str:
     """Return what serves such GPUs, as the rest of a hint."""
-    builds = dict.fromkeys(default_engine().build_for(gpu) for gpu in serving_gpus(host))
+    named = map(default_engine().build_for, serving_gpus(host))
+    builds = dict.fromkeys(build for build in named if build is not None)
     return f"outside Stackwright, use {', and '.join(builds)}"
 
 
@@ -37,7 +38,8 @@ def warn_of_other_gpus(host: Host) -> str | None:
 
 
 def _describe(gpu: OtherGpu) -> str:
-    facts = (gpu.architecture, None if gpu.memory_bytes is None else format_bytes(gpu.memory_bytes))
+    size = None if gpu.memory_bytes is None else format_bytes(gpu.memory_bytes)
+    facts = (gpu.architecture, "in the processor, with its memory" if gpu.integrated else size)
     told = ", ".join(fact for fact in facts if fact)
     title = TITLES[gpu.maker]
     maker = title.split()[0]

@@ -139,8 +139,8 @@ class Vllm:
 
         return GENERATOR
 
-    def build_for(self, gpu: OtherGpu) -> str:
-        """Return what serves a GPU of another maker than NVIDIA."""
+    def build_for(self, gpu: OtherGpu) -> str | None:
+        """Return what serves a GPU of another maker than NVIDIA; None where nothing does."""
         from stackwright.engines.vllm.other_makers import build_for
 
         return build_for(gpu)

@@ -11,8 +11,10 @@ _INSTALLATION = "https://docs.vllm.ai/en/stable/getting_started/installation/gpu
 _LLAMA = "https://github.com/ggml-org/llama.cpp"
 
 
-def build_for(gpu: OtherGpu) -> str:
-    """Return what serves it, as the rest of a hint."""
+def build_for(gpu: OtherGpu) -> str | None:
+    """Return what serves it, as the rest of a hint; None for a processor's own graphics that vLLM does not list."""
+    if gpu.integrated and gpu.architecture not in _ROCM:
+        return None
     if gpu.maker is Maker.HABANA:
         return "vLLM's plugin for Gaudi (https://github.com/vllm-project/vllm-gaudi)"
     if gpu.maker is Maker.INTEL:
