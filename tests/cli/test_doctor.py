@@ -49,6 +49,8 @@ def test_nothing_wrong_is_said(run: Run, configured: Path) -> None:
     assert (ran.code, ran.out) == (0, "")
     *_, stopped, last = ran.err.splitlines()
     assert stopped == "dev: nothing runs; start it: `start-environment dev`"
+    (look,) = run("doctor", "dev", "--runtime=processes", "--json").json["environments"]
+    assert look["at_rest"] == stopped
     assert last == "nothing else found wrong: dev"
     assert configured.exists()
 
@@ -102,6 +104,7 @@ def test_json_is_one_document(run: Run, failed: Path) -> None:
     assert (failure["service"], failure["rule"]) == ("engine", "kv-cache-too-small")
     assert failure["settings"] == {"VLLM_MAX_MODEL_LEN": "1024"}
     assert look["failed_s_ago"] >= 0
+    assert look["at_rest"] is None
     assert failed.exists()
 
 

@@ -292,6 +292,7 @@ def describe(exam: Examination) -> dict[str, object]:
         "runtime": None if exam.runtime is None else exam.runtime.name,
         "services": exam.gathered.states,
         "failed_s_ago": exam.gathered.failed_s_ago,
+        "at_rest": _at_rest(exam),
         "failures": [_plain(named) for named in exam.named],
         "unknown": [{"service": service, "line": line} for service, line in exam.unknown],
         "findings": report.pasteable_findings(exam.findings),
