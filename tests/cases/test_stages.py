@@ -13,16 +13,17 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.plan import Mode, Replica
 from stackwright.engines.protocol import EngineNeeds
 from stackwright.errors import NoPlanError
+from stackwright.models.config import parse_config
 from stackwright.planning.planner import make_plan
 
 from tests.planning_requests import recorded, request, with_model
 
 
-def replica(architecture: str, release: str = "0.33.0", **pins: str) -> Replica:
-    """Plan a model that needs two GPUs, without NVLink between them."""
+def replica(architecture: str, release: str = "0.33.0", fields: tuple[str, ...] = (), **pins: str) -> Replica:
+    """Plan a model that needs two GPUs, without NVLink between them; `fields` of its config.json hold something."""
     asked = request(recorded("2x-rtx4090"), mode=Mode.MULTI, model="Qwen/Qwen3-14B", pins=pins)
     facts = asked.models[0].facts
-    facts = replace(facts, config=replace(facts.config, architecture=architecture))
+    facts = replace(facts, config=replace(facts.config, architecture=architecture, fields=frozenset(fields)))
     return make_plan(
         replace(with_model(asked, facts=facts), needs=EngineNeeds(exact=release)), load_catalog()
     ).replicas[0]
@@ -40,6 +41,20 @@ def replica(architecture: str, release: str = "0.33.0", **pins: str) -> Replica:
 def test_a_model_is_split_as_its_classes_can_be(architecture: str, release: str, sizes: tuple[int, int]) -> None:
     made = replica(architecture, release)
     assert (made.tensor_parallel, made.pipeline_parallel) == sizes
+
+
+@pytest.mark.parametrize(("fields", "sizes"), [((), (1, 2)), (("ple_layer_ids",), (2, 1))])
+def test_a_field_of_the_configuration_may_rule_stages_out(fields: tuple[str, ...], sizes: tuple[int, int]) -> None:
+    """`N-gram PLE embedding requires pipeline_parallel_size=1` (vllm-project/vllm#55515)."""
+    made = replica("Qwen4ExpForConditionalGeneration", "0.32.0", fields)
+    assert (made.tensor_parallel, made.pipeline_parallel) == sizes
+
+
+def test_a_field_that_holds_nothing_is_none() -> None:
+    text = {"ple_layer_ids": [], "ngram_size": 3}
+    assert parse_config({"model_type": "qwen4_exp", "text_config": text}).fields >= {"model_type", "ngram_size"}
+    assert "ple_layer_ids" not in parse_config({"text_config": text}).fields
+    assert "ple_layer_ids" in parse_config({"text_config": {**text, "ple_layer_ids": [2]}}).fields
 
 
 def test_pinned_stages_of_such_a_model_are_refused() -> None:

@@ -143,6 +143,23 @@ TREE = {
         "from .interfaces import SupportsMultiModal\n\n\nclass Hearing(SupportsMultiModal):\n    pass\n\n\n"
         "class WritingDown(\n    Hearing\n):\n    supports_transcription_only: bool = True\n"
     ),
+    "vllm/model_executor/models/config.py": (
+        "class Seen(VerifyAndUpdateConfig):\n    def verify_and_update_config(vllm_config):\n"
+        "        text_config = vllm_config.model_config.hf_text_config\n"
+        "        if text_config.layers < 2:\n            raise ValueError\n"
+        "        if parallel_config.moe_sp and parallel_config.pipeline_parallel_size != 1:\n"
+        "            raise ValueError\n"
+        "        if bool(text_config.tables) and parallel_config.pipeline_parallel_size > 1:\n"
+        "            raise NotImplementedError\n"
+        "        if platform.is_cpu():\n            return\n"
+        "        if parallel_config.pipeline_parallel_size > 1:\n            raise NotImplementedError\n"
+        "class SeenToo(Seen):\n    def verify_and_update_config(vllm_config):\n"
+        "        Seen.verify_and_update_config(vllm_config)\n"
+        "class Whole(VerifyAndUpdateConfig):\n    def verify_and_update_config(vllm_config):\n"
+        "        if vllm_config.parallel_config.pipeline_parallel_size != 1:\n            raise NotImplementedError\n"
+        'MODELS_CONFIG_MAP: dict = {\n    "SeeingForCausalLM": Seen,\n    "SeeingToo": (SeenToo),\n'
+        '    "Whole": Whole,\n}\n'
+    ),
     "vllm/model_executor/models/interfaces.py": 'class SupportsMultiModal:\n    kinds = ("image", "audio")\n',
     "vllm/models/seeing/model.py": (
         "from vllm.model_executor.models.eye import Eye\n\n\nclass Seeing(Eye, SupportsPP): ...\n"
@@ -258,9 +275,15 @@ def test_encoders_that_may_be_copied_are_marked_in_a_class_or_in_what_it_is_made
     assert read_release(tree, None, "2026-12-01").splits["copied_encoder"] == {"SeeingForCausalLM"}
 
 
-def test_what_no_stages_can_share_is_marked_nowhere(tree: Path) -> None:
-    """A class that is not in its module (here Llama's) says nothing of that."""
-    assert read_release(tree, None, "2026-12-01").splits["one_stage"] == {"HearingForCausalLM", "WritingDown"}
+def test_what_no_stages_can_share_is_marked_nowhere_or_refused_by_a_check(tree: Path) -> None:
+    """A class that is not in its module (here Llama's) says nothing of that. Settings of the engine are no field."""
+    assert read_release(tree, None, "2026-12-01").splits["one_stage"] == {
+        "HearingForCausalLM",
+        "WritingDown",
+        "SeeingForCausalLM/tables",
+        "SeeingToo/tables",
+        "Whole",
+    }
 
 
 def test_attention_backends_are_read_without_running_them(tree: Path) -> None:

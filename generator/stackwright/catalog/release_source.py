@@ -17,6 +17,7 @@ from stackwright.catalog.release_attention import attention_backends
 from stackwright.catalog.release_defaults import engine_defaults
 from stackwright.catalog.release_formats import Names, number_formats
 from stackwright.catalog.release_models import copied_encoders, served_architectures, unstaged_architectures
+from stackwright.catalog.release_stages import stage_refusals
 from stackwright.domain.catalog import (
     COPIED_ENCODER,
     ONE_STAGE,
@@ -88,7 +89,10 @@ def read_release(tree: Path, version: str | None, date: str) -> ReleaseSource:
         reasoning_parsers=_parsers(tree, "vllm/reasoning/__init__.py"),
         formats=number_formats(tree),
         architectures=served_architectures(tree),
-        splits={COPIED_ENCODER: copied_encoders(tree), ONE_STAGE: unstaged_architectures(tree)},
+        splits={
+            COPIED_ENCODER: copied_encoders(tree),
+            ONE_STAGE: unstaged_architectures(tree) | stage_refusals(tree),
+        },
         attention_backends=attention_backends(tree),
         defaults=engine_defaults(tree),
     )

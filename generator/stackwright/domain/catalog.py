@@ -216,8 +216,9 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True, eq=False):
 
     A last of None: the newest sampled release has it. A name that was gone for a while begins where it came back.
     `draft`: it writes ahead for another model. `splits`: what a class says of them, whatever the role: the encoder may
-    be whole on each rank (COPIED_ENCODER), no pipeline stages can share the layers (ONE_STAGE). A release may also run
-    what is in no registry, by the classes of Transformers.
+    be whole on each rank (COPIED_ENCODER), no pipeline stages can share the layers (ONE_STAGE, as `NAME/FIELD` where
+    that field of config.json has to hold something). A release may also run what is in no registry, by the classes of
+    Transformers.
     """
 
     engine: str
@@ -237,9 +238,13 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True, eq=False):
         """Return whether each rank surely may keep all of a model's encoder."""
         return version in self.sampled and _holds(self.splits[COPIED_ENCODER], architecture, version)
 
-    def has_stages(self, architecture: str, version: str) -> bool:
-        """Return whether pipeline stages may share a model: True where nobody read the release."""
-        return version not in self.sampled or not _holds(self.splits[ONE_STAGE], architecture, version)
+    def has_stages(self, architecture: str, fields: frozenset[str], version: str) -> bool:
+        """Return whether pipeline stages may share a model: True where nobody read the release.
+
+        `fields`: those of its config.json that hold something.
+        """
+        names = (architecture, *(f"{architecture}/{field}" for field in fields))
+        return version not in self.sampled or not any(_holds(self.splits[ONE_STAGE], name, version) for name in names)
 
     def roles(self) -> dict[str, dict[str, Range]]:
         """Return each role's architectures."""

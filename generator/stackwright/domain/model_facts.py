@@ -113,7 +113,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     where it names none. `sees`: it has a vision encoder; `takes_media`: pictures, films or sounds. `scores` is how
     many a classifier gives to one text. `encodes_first`: an encoder reads the input before a decoder writes.
     `longest_tokens` is the longest request, its own `model_max_length` counted; None unknown. `model_types` are its
-    own and its text model's. `quant_method` names how its weights are quantized, None where it does not say.
+    own and its text model's. `quant_method` names how its weights are quantized, None where it does not say. `fields`
+    are the keys of the file and of its text model that hold something: no null, false, zero or empty list.
     """
 
     architecture: str
@@ -127,6 +128,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     encodes_first: bool
     model_types: tuple[str, ...]
     quant_method: str | None
+    fields: frozenset[str]
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

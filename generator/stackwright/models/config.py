@@ -30,6 +30,7 @@ def parse_config(config: Mapping[str, object]) -> ModelConfig:
         encodes_first=config.get("is_encoder_decoder") is True,
         model_types=tuple(kind for kind in (config.get("model_type"), text.get("model_type")) if isinstance(kind, str)),
         quant_method=_quant_method(config),
+        fields=frozenset(key for key, value in {**config, **text}.items() if value),
     )
 
 

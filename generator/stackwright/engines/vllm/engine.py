@@ -399,8 +399,11 @@ class Vllm:
         return may_copy_encoder(task, version, catalog)
 
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
-        """Return whether pipeline stages may share the layers (0.33.0 config/model.py, verify_with_parallel_config)."""
-        return catalog.architectures().has_stages(config.architecture, version)
+        """Return whether pipeline stages may share the layers.
+
+        0.33.0 config/model.py, verify_with_parallel_config; model_executor/models/config.py, verify_and_update_config.
+        """
+        return catalog.architectures().has_stages(config.architecture, config.fields, version)
 
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
