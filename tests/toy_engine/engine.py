@@ -108,9 +108,7 @@ class Toy:
         if not role.generates:
             raise NoPlanError(f"{facts.name}: a toy only chats", hint="name another engine")
 
-    def check_release(
-        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
-    ) -> None:
+    def check_release(self, facts: ModelFacts, settings: EngineSettings, host: Host, catalog: Catalog) -> None:
         """Serve every model."""
 
     def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:

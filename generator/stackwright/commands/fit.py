@@ -213,7 +213,7 @@ def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     on_cpu = not host.gpus and (host.driver is None or host.driver.error is None)
     engine = _engine_of(asked)
     settings = _settings(asked, engine.processor_release() if on_cpu else None)
-    engine.check_release(facts, settings, host.gpus, load_catalog())
+    engine.check_release(facts, settings, host, load_catalog())
     if on_cpu:
         return _answer_on_cpu(asked, facts, host)
     if settings.draft_model is not None:

@@ -300,10 +300,8 @@ class Engine(Protocol):
     def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what the engine cannot serve. Raises NoPlanError."""
 
-    def check_release(
-        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
-    ) -> None:
-        """Refuse a model that the settings' release does not serve, read or run on these GPUs. Raises NoPlanError."""
+    def check_release(self, facts: ModelFacts, settings: EngineSettings, host: Host, catalog: Catalog) -> None:
+        """Refuse a model that the settings' release does not serve, read or run on this host. Raises NoPlanError."""
 
     def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
         """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""

@@ -189,18 +189,19 @@ class Vllm:
 
         check_role(facts, role, catalog)
 
-    def check_release(
-        self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog
-    ) -> None:
-        """Refuse a model that the settings' release does not serve, read or run on these GPUs. Raises NoPlanError."""
+    def check_release(self, facts: ModelFacts, settings: EngineSettings, host: Host, catalog: Catalog) -> None:
+        """Refuse a model that the settings' release does not serve, read or run on this host. Raises NoPlanError."""
         from stackwright.engines.vllm.attention import check_attention
         from stackwright.engines.vllm.image_refusal import check_architecture, check_dtype, check_formats
+        from stackwright.engines.vllm.processor_refusal import check_processor
 
-        version = settings.version
+        version, gpus = settings.version, host.gpus
         if version is None:
             return
         check_architecture(facts, version, catalog)
         check_formats(facts, version, gpus, catalog)
+        if not gpus:
+            check_processor(facts, version, host.cpu, catalog)
         check_dtype(facts, version, gpus, catalog, settings.dtype)
         check_attention(facts, version, gpus, catalog, settings.kv_cache_dtype)
 
@@ -241,6 +242,7 @@ class Vllm:
         from stackwright.engines.vllm.image import choose_image
         from stackwright.engines.vllm.image_pin import pinned_image
         from stackwright.engines.vllm.image_refusal import check_dtype, check_formats, unlisted_architecture
+        from stackwright.engines.vllm.processor_refusal import check_processor
 
         known = catalog.architectures()
         first, last = known.releases(task.facts.config.architecture) or (None, None)
@@ -258,6 +260,8 @@ class Vllm:
                 raise
             raise NoPlanError(f"{refusal.message}; models in turn need {SOCKET_RELEASE}", hint=refusal.hint) from None
         check_formats(task.facts, chosen.version, gpus, catalog)
+        if not gpus:
+            check_processor(task.facts, chosen.version, task.host.cpu, catalog)
         check_dtype(task.facts, chosen.version, gpus, catalog, task.pins.get(DTYPE))
         check_attention(task.facts, chosen.version, gpus, catalog, task.pins.get(KEYS.cache_format or "", "auto"))
         why = ("no GPU in use: the CPU release of both runtimes",)
