@@ -11,8 +11,8 @@ from stackwright.commands.fit import FitArguments, answer_fit
 from stackwright.domain.forecast import EngineSettings, GpuMemory
 from stackwright.domain.host import Host
 from stackwright.domain.objective import Objective
-from stackwright.engines.vllm.attention import check_attention, has_kernel
-from stackwright.engines.vllm.engine import VLLM
+from stackwright.engines.vllm.attention import cache_formats, check_attention, has_kernel
+from stackwright.engines.vllm.memory.forecast import forecast
 from stackwright.engines.vllm.memory.solve import _candidates
 from stackwright.errors import NoPlanError
 from stackwright.models.config import parse_config
@@ -51,7 +51,24 @@ COMPRESSED = {
     "index_n_heads": 4,
     "compress_ratios": [0, 4],
 }
-PLAIN = CONFIG
+PLAIN = {**CONFIG, "head_dim": 128}
+# Heads of 256 in windows, of 512 over everything.
+MIXED = {
+    **CONFIG,
+    "architectures": ["Gemma4ForCausalLM"],
+    "model_type": "gemma4_text",
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "num_hidden_layers": 2,
+    "sliding_window": 512,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+CACHE_ONLY = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+# A checkpoint that wants its cache in FP8.
+OWN_LATENT = {
+    **LATENT,
+    "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"},
+}
 CATALOG = load_catalog()
 
 
@@ -64,7 +81,26 @@ CATALOG = load_catalog()
         (SPARSE, "0.33.0", "10.3", "fp8", True),
         (SPARSE, "0.33.0", "12.0", "auto", True),
         (SPARSE, "0.23.0", "12.0", "auto", False),  # FLASHINFER_MLA_SPARSE_SM120 came with 0.24.0
-        (LATENT, "0.33.0", "8.0", "fp8", True),
+        (LATENT, "0.33.0", "10.0", "fp8", True),
+        (LATENT, "0.33.0", "8.0", "fp8", False),  # Triton's refusal below 8.9
+        (LATENT, "0.33.0", "12.1", "fp8", False),  # Triton's block of 102,400 bytes
+        (LATENT, "0.33.0", "12.1", "auto", True),
+        ({**LATENT, "kv_lora_rank": 256}, "0.33.0", "12.1", "fp8", True),
+        (LATENT, "0.33.0", "7.5", "bfloat16", False),
+        (LATENT, "0.33.0", "7.5", "float16", True),
+        (OWN_LATENT, "0.33.0", "12.0", "auto", False),
+        (OWN_LATENT, "0.33.0", "12.0", "bfloat16", True),
+        (OWN_LATENT, "0.33.0", "10.0", "auto", True),
+        (OWN_LATENT, "0.12.0", "12.0", "auto", True),  # older releases do not read what the checkpoint wants
+        (PLAIN, "0.33.0", "7.5", "fp8", False),
+        (PLAIN, "0.33.0", "8.6", "fp8", True),  # FlashInfer
+        ({**PLAIN, "head_dim": 96}, "0.33.0", "8.6", "fp8", False),
+        ({**PLAIN, "head_dim": 96}, "0.33.0", "8.9", "fp8", True),
+        ({**PLAIN, "architectures": ["GptOssForCausalLM"]}, "0.33.0", "8.6", "fp8", False),
+        (MIXED, "0.33.0", "7.5", "auto", False),  # Triton's block of 98,304 bytes
+        (MIXED, "0.33.0", "8.6", "auto", True),
+        (MIXED, "0.33.0", "8.6", "fp8", False),
+        (MIXED, "0.33.0", "8.9", "fp8", True),
         (LATENT, "0.14.1", "8.9", "fp8", False),  # TRITON_MLA took `auto` alone
         (LATENT, "0.14.1", "8.9", "auto", True),
         ({**LATENT, "kv_lora_rank": 64}, "0.14.1", "8.9", "auto", False),  # of a vector of 576 alone
@@ -85,6 +121,12 @@ CATALOG = load_catalog()
         (PLAIN, "0.33.0", "7.5", "auto", True),
         (PLAIN, "0.33.0", "9.0", "nvfp4", True),
         (PLAIN, "0.33.0", "7.5", "nvfp4", False),
+        (PLAIN, "0.33.0", "12.0", "nvfp4", True),
+        (PLAIN, "0.29.0", "12.0", "nvfp4", False),
+        (PLAIN, "0.33.0", "12.0", "nvfp4_4over6", False),
+        ({**PLAIN, "head_dim": 64}, "0.33.0", "12.0", "nvfp4", False),
+        (PLAIN, "0.33.0", "8.6", "int8_per_token_head", True),
+        (PLAIN, "0.33.0", "8.6", "fp8_per_token_head", False),
         (PLAIN, "0.10.2", "9.0", "auto", None),
         (PLAIN, "0.33.0", "6.1", "auto", None),
         (PLAIN, "0.33.0", None, "auto", None),
@@ -132,13 +174,52 @@ def test_a_pinned_cache_without_a_kernel_is_refused_with_the_way_out(tmp_path: P
     assert refused.value.hint == "leave VLLM_KV_CACHE_DTYPE out, for the model's own format"
 
 
-def test_no_smaller_cache_is_chosen_that_has_no_kernel(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "v3", LATENT, {"model.safetensors": [WEIGHT]})
-    facts, gpus = read_model(str(folder), load_llms()), recorded("l40s-busy").gpus
-    old, new = (EngineSettings(version=version) for version in ("0.14.1", "0.33.0"))
-    assert not VLLM.has_cache(facts, old, gpus, CATALOG)
-    assert VLLM.has_cache(facts, new, gpus, CATALOG)
+@pytest.mark.parametrize(
+    ("config", "version", "capability", "formats"),
+    [
+        (PLAIN, "0.33.0", "8.6", ("auto", "fp8")),
+        (PLAIN, "0.33.0", "7.5", ("auto",)),
+        (PLAIN, "0.10.2", "9.0", ("auto",)),  # nobody read that release's kernels
+        (LATENT, "0.14.1", "8.9", ("auto",)),
+        (LATENT, "0.33.0", "12.0", ("auto",)),
+        (LATENT, "0.33.0", "10.0", ("auto", "fp8")),
+        (OWN_LATENT, "0.33.0", "10.0", ("auto",)),
+        (OWN_LATENT, "0.33.0", "12.0", ("bfloat16",)),
+        (OWN_LATENT, "0.33.0", "7.5", ("float16",)),
+    ],
+)
+def test_only_formats_with_a_kernel_are_chosen(
+    config: dict[str, object], version: str, capability: str, formats: tuple[str, ...]
+) -> None:
+    shape = parse_config(config).shape
+    gpus = tuple(replace(gpu, compute_capability=capability) for gpu in recorded("l40s-busy").gpus)
+    assert cache_formats(shape, version, gpus, CATALOG) == formats
     gpu = GpuMemory(total_bytes=48 * GIB, compute_capability=(8, 9))
-    for settings, formats in ((replace(old, smaller_cache=False), {"auto"}), (new, {"auto", "fp8"})):
-        tried = _candidates(facts.config.shape, settings, gpu, Objective.THROUGHPUT)
-        assert {candidate.cache_format for candidate in tried} == formats
+    settings = EngineSettings(version=version, cache_formats=formats)
+    tried = _candidates(shape, settings, gpu, Objective.THROUGHPUT)
+    assert tuple(dict.fromkeys(candidate.cache_format for candidate in tried)) == formats
+
+
+def _on(capability: str) -> Host:
+    """Return a host with one GPU of a compute capability, and memory enough."""
+    host = recorded("1x-h200")
+    return replace(host, gpus=(replace(host.gpus[0], compute_capability=capability),))
+
+
+def test_a_checkpoints_own_cache_without_a_kernel_is_replaced(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "own", OWN_LATENT, {"model.safetensors": [WEIGHT]})
+    plan = make_plan(request(_on("12.0"), model=str(folder)), CATALOG)
+    setting = plan.models[0].settings["VLLM_KV_CACHE_DTYPE"]
+    assert (setting.value, setting.reason) == ("bfloat16", "the checkpoint's own format has no kernel on these GPUs")
+    with pytest.raises(NoPlanError) as refused:
+        make_plan(request(_on("12.0"), model=str(folder), pins={"VLLM_KV_CACHE_DTYPE": "auto"}), CATALOG)
+    assert "with a KV cache in fp8_e4m3 on GPU 0" in refused.value.message
+    assert refused.value.hint == "set VLLM_KV_CACHE_DTYPE to bfloat16"
+
+
+def test_a_checkpoints_own_cache_is_forecast_in_its_format() -> None:
+    plain, own = (parse_config(config).shape for config in (PLAIN, {**PLAIN, "quantization_config": CACHE_ONLY}))
+    gpu = GpuMemory(total_bytes=48 * GIB, compute_capability=(9, 0))
+    settings = EngineSettings(version="0.33.0", max_model_len=2048)
+    of_plain, of_own = (forecast(shape, settings, gpu).memory.kv_bytes_per_token for shape in (plain, own))
+    assert (of_plain or 0) == 2 * (of_own or 0) > 0

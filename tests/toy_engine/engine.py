@@ -111,15 +111,11 @@ class Toy:
     def check_release(self, facts: ModelFacts, settings: EngineSettings, host: Host, catalog: Catalog) -> None:
         """Serve every model."""
 
-    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
-        """Keep nothing."""
-        return False
-
-    def smaller_caches(
+    def cache_formats(
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
     ) -> tuple[str, ...]:
         """Know one format."""
-        return ()
+        return ("auto",)
 
     def build_for(self, gpu: OtherGpu) -> str:
         """Name no build."""

@@ -7,7 +7,7 @@ is refreshed. Unknown is None, never a guess.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -355,14 +355,74 @@ class AttentionBackend(Struct, frozen=True, kw_only=True, omit_defaults=True):
     architectures: tuple[str, ...] = ()
 
 
+class AttentionCall(Struct, frozen=True, kw_only=True):
+    """What a layer asks a kernel for. `traits`: what the whole model is, in the words of `AttentionLimit`."""
+
+    version: str
+    capability: str
+    cache_format: str
+    head: int
+    architecture: str
+    traits: frozenset[str]
+
+
+class AttentionLimit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What stops kernels that the engine's selector takes: where they start all the same.
+
+    It holds for the cache formats and heads named (empty, 0 and None: any), up to the release `before`, and, where
+    there are `traits` or `architectures`, for models that have one of them. `capabilities`: those on which the kernels
+    run, empty: any; `shared_bytes`: what a block of theirs takes of a GPU's shared memory.
+    """
+
+    backends: tuple[str, ...]
+    source: str
+    date: str
+    cache_formats: tuple[str, ...] = ()
+    least_head: int = 0
+    most_head: int | None = None
+    traits: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    before: str | None = None
+    capabilities: tuple[str, ...] = ()
+    shared_bytes: int = 0
+
+    def concerns(self, backend: str, call: AttentionCall) -> bool:
+        """Return whether it holds for a kernel and what a layer asks of it."""
+        whole = not (self.traits or self.architectures)
+        return (
+            backend in self.backends
+            and (not self.cache_formats or call.cache_format in self.cache_formats)
+            and self.least_head <= call.head
+            and (self.most_head is None or call.head <= self.most_head)
+            and (whole or not call.traits.isdisjoint(self.traits) or call.architecture in self.architectures)
+            and (self.before is None or order_release(call.version) < order_release(self.before))
+        )
+
+
 class AttentionTable(Struct, frozen=True, kw_only=True, eq=False):
-    """The attention backends of an engine's releases, as their selectors and classes declare them."""
+    """The attention backends of an engine's releases, as their selectors and classes declare them.
+
+    `limits`: what their code stops beyond that. `shared_memory`: the most bytes that a block of threads may have, by
+    compute capability.
+    """
 
     engine: str
     sampled: tuple[str, ...]
     backends: tuple[AttentionBackend, ...]
+    limits: tuple[AttentionLimit, ...]
+    shared_memory: Mapping[str, int]
     source: str
     date: str
+
+    def stops(self, backend: str, call: AttentionCall) -> bool:
+        """Return whether a kernel that the selector takes does not start."""
+        there = self.shared_memory.get(call.capability)
+        return any(
+            (limit.capabilities and call.capability not in limit.capabilities)
+            or (there is not None and limit.shared_bytes > there)
+            for limit in self.limits
+            if limit.concerns(backend, call)
+        )
 
     def on(self, version: str, capability: str, *, mla: bool, sparse: bool) -> tuple[AttentionBackend, ...] | None:
         """Return what a release may choose on a GPU for an attention; None of a release or a GPU that nobody read."""

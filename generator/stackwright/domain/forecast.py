@@ -30,12 +30,12 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     `whole_encoder`: each rank keeps all of it.
     `expert_parallel`: each rank has whole experts, and not a part of each.
     `kv_cache_dtype`: `auto`, `fp8`, `nvfp4` and so on. `legacy_engine`: the first engine of a family (V0), which
-    profiled without chunks. `smaller_cache`: one in fewer bits may be chosen. `kv_cache_bytes`: the cache of each rank,
-    where a person gives it. `data_parallel` ranks have a copy of everything but experts. `speculative_method` and
-    `draft_model` as the engine is told them, `draft` that model's shape, None unread. `quantization`: made of the
-    weights while they are loaded. `state_dtype` and `recurrent_dtype`: of all that recurrent layers keep, and of their
-    recurrent state alone. `lora_slots`: adapters at once, where there is `lora`; `media_limits`: items of one request
-    by kind. `offload_bytes`: weights that stay with the processor.
+    profiled without chunks. `cache_formats`: what may be chosen where `kv_cache_dtype` is `auto`, the best first.
+    `kv_cache_bytes`: the cache of each rank, where a person gives it. `data_parallel` ranks have a copy of everything
+    but experts. `speculative_method` and `draft_model` as the engine is told them, `draft` that model's shape, None
+    unread. `quantization`: made of the weights while they are loaded. `state_dtype` and `recurrent_dtype`: of all that
+    recurrent layers keep, and of their recurrent state alone. `lora_slots`: adapters at once, where there is `lora`;
+    `media_limits`: items of one request by kind. `offload_bytes`: weights that stay with the processor.
     """
 
     version: str | None = None
@@ -47,7 +47,7 @@ class EngineSettings(Struct, frozen=True, kw_only=True):
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_dtype: str = "auto"
-    smaller_cache: bool = True
+    cache_formats: tuple[str, ...] = ("auto",)
     block_tokens: int | None = None
     enforce_eager: bool = False
     prefix_caching: bool | None = None

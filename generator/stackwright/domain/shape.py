@@ -198,7 +198,8 @@ class Shape(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     given. `element_bytes` is the size of one number of its own format. `rope_rows` are (rows, width) of each table of
     rotations that the engine keeps beside the weights. `draft_layers` are the multi-token-prediction layers in the
     checkpoint.
-    `least_step_tokens`: a step takes at least so many tokens where nobody says how many.
+    `least_step_tokens`: a step takes at least so many tokens where nobody says how many. `cache_format`: in which the
+    checkpoint wants its keys and values kept, None where it does not say.
     `unknown` names what the configuration does not tell, one short phrase each.
     """
 
@@ -224,6 +225,7 @@ class Shape(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     extra_embeddings: int = 0
     draft_layers: int = 0
     least_step_tokens: int = 0
+    cache_format: str | None = None
     unknown: tuple[str, ...] = field(default=())
 
     @cached_property

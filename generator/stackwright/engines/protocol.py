@@ -303,13 +303,10 @@ class Engine(Protocol):
     def check_release(self, facts: ModelFacts, settings: EngineSettings, host: Host, catalog: Catalog) -> None:
         """Refuse a model that the settings' release does not serve, read or run on this host. Raises NoPlanError."""
 
-    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
-        """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""
-
-    def smaller_caches(
+    def cache_formats(
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
     ) -> tuple[str, ...]:
-        """Return the formats in which a release keeps a smaller cache for a model on these GPUs."""
+        """Return the formats of the cache that a plan may choose on these GPUs, the best first, then smaller ones."""
 
     def build_for(self, gpu: OtherGpu) -> str | None:
         """Return what serves a GPU of another maker than NVIDIA, as the rest of a hint; None where nothing does."""

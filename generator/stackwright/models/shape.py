@@ -22,6 +22,7 @@ from stackwright.domain.shape import (
     Vision,
     WeightKind,
 )
+from stackwright.models.cache_format import own_cache_format
 from stackwright.models.keys import count, flag, items, mapping, number, text, text_part, words
 from stackwright.models.layers import attention, expert_layers, indexer_layers, layer_count, mixers, states_beside
 from stackwright.models.quantization import parse_quantization
@@ -93,6 +94,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         least_step_tokens=_least_step_tokens(config, part),
+        cache_format=own_cache_format(config, compressed=latent is not None),
         unknown=(
             *_unknown(part, layers, state, quantization),
             # Beside the decoder's own keys and values it keeps those of what the encoder has read, for each request.

@@ -317,7 +317,9 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
     vision = request.facts.config.shape.vision
     if vision is not None and not vision.splits(settings.tp):
         settings = replace(settings, whole_encoder=engine.may_copy_encoder(request.task, version, catalog))
-    return replace(settings, smaller_cache=engine.has_cache(request.facts, settings, placement.gpus, catalog))
+    if keys.cache_format in request.pins:
+        return settings
+    return replace(settings, cache_formats=engine.cache_formats(request.facts, version, placement.gpus, catalog))
 
 
 def choose_share(request: ModelRequest, placement: Placement, catalog: Catalog) -> Utilization:

@@ -150,8 +150,8 @@ def _cache_format(request: TuneRequest) -> Iterator[Axis]:
     setting = request.setting(key)
     if key is None or setting is None or not gpus or not request.is_free(key):
         return
-    formats = engine.smaller_caches(request.facts, request.model.engine.version, gpus, request.catalog)
-    ladder = [name for name in formats if name != setting.value]
+    formats = engine.cache_formats(request.facts, request.model.engine.version, gpus, request.catalog)
+    ladder = [name for name in formats[1:] if name != setting.value]
     why = "half the memory for each token of the cache; answers may differ slightly"
     yield _axis(request, "KV cache", key, setting.value, (ladder,), why)
 

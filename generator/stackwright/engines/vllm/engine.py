@@ -205,26 +205,13 @@ class Vllm:
         check_dtype(facts, version, gpus, catalog, settings.dtype)
         check_attention(facts, version, gpus, catalog, settings.kv_cache_dtype)
 
-    def has_cache(self, facts: ModelFacts, settings: EngineSettings, gpus: tuple[Gpu, ...], catalog: Catalog) -> bool:
-        """Return whether the settings' release can keep a smaller cache for a model on these GPUs, as far as known."""
-        from stackwright.engines.vllm.attention import has_kernel
-        from stackwright.engines.vllm.memory.solve import SMALLER_CACHE
-
-        shape, version = facts.config.shape, settings.version or ""
-        capabilities = dict.fromkeys(gpu.compute_capability for gpu in gpus)
-        return False not in (has_kernel(shape, version, each, catalog, SMALLER_CACHE) for each in capabilities)
-
-    def smaller_caches(
+    def cache_formats(
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog
     ) -> tuple[str, ...]:
-        """Return `fp8` where the GPUs know it, and the release has a kernel for it."""
-        from stackwright.engines.memory.gpu import capability
-        from stackwright.engines.vllm.memory.solve import FP8_CAPABILITY, SMALLER_CACHE
+        """Return `auto`, or what stands in for a model's own format without a kernel, and `fp8` where it has one."""
+        from stackwright.engines.vllm.attention import cache_formats
 
-        known = [capability(gpu.compute_capability) for gpu in gpus]
-        able = all(one is not None and one >= FP8_CAPABILITY for one in known)
-        kept = able and self.has_cache(facts, EngineSettings(version=version), gpus, catalog)
-        return (SMALLER_CACHE,) if kept else ()
+        return cache_formats(facts.config.shape, version, gpus, catalog)
 
     def drafting_settings(self, shape: Shape, tokens: int) -> Mapping[str, str]:
         """Return the one setting that makes prediction layers draft (0.33.0 config/speculative.py: method `mtp`)."""
@@ -263,7 +250,8 @@ class Vllm:
         if not gpus:
             check_processor(task.facts, chosen.version, task.host.cpu, catalog)
         check_dtype(task.facts, chosen.version, gpus, catalog, task.pins.get(DTYPE))
-        check_attention(task.facts, chosen.version, gpus, catalog, task.pins.get(KEYS.cache_format or "", "auto"))
+        best = self.cache_formats(task.facts, chosen.version, gpus, catalog)[0]
+        check_attention(task.facts, chosen.version, gpus, catalog, task.pins.get(KEYS.cache_format or "", best))
         why = ("no GPU in use: the CPU release of both runtimes",)
         unlisted = () if first else unlisted_architecture(task.facts, chosen.name)
         chosen = replace(chosen, warnings=(*chosen.warnings, *unlisted))

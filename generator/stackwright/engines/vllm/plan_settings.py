@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
-from stackwright.domain.forecast import Solution, Verdict
+from stackwright.domain.forecast import EngineSettings, Solution, Verdict
 from stackwright.domain.host import Gpu
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Origin, Setting
@@ -25,6 +25,7 @@ DEFAULTS = "vLLM 0.32.0 engine/arg_utils.py, get_batch_defaults"
 # What the engine takes without a flag: sizes of 1, the model's own number formats (0.33.0 config/parallel.py,
 # config/model.py, config/cache.py; so since 0.6.0).
 ONE, AUTO = "1", "auto"
+KERNELS = "catalog/attention.yaml, limits"
 MEMORY = "docs/explanation/memory.md; vLLM 0.32.0 v1/worker/gpu_worker.py"
 
 
@@ -95,10 +96,15 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
         "VLLM_MAX_MODEL_LEN": _setting(length, f"{room}{lost}" if sure else f"estimate: {room}{lost}", MEMORY),
         "VLLM_MAX_NUM_SEQS": _left(many, own="max_num_seqs" in solution.engines_own),
         "VLLM_MAX_NUM_BATCHED_TOKENS": _left(step, own="max_num_batched_tokens" in solution.engines_own),
-        "VLLM_KV_CACHE_DTYPE": _own_where(
-            AUTO, _setting(settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY)
-        ),
+        "VLLM_KV_CACHE_DTYPE": _own_where(AUTO, _cache_format(settings)),
     }
+
+
+def _cache_format(settings: EngineSettings) -> Setting:
+    if settings.kv_cache_dtype == settings.cache_formats[0] != AUTO:
+        why = "the checkpoint's own format has no kernel on these GPUs"
+        return _setting(settings.kv_cache_dtype, why, KERNELS)
+    return _setting(settings.kv_cache_dtype, "the model's own format, unless only a smaller one fits", MEMORY)
 
 
 def _own_where(default: str, setting: Setting) -> Setting:

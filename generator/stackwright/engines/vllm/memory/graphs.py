@@ -11,6 +11,7 @@ from functools import lru_cache
 from stackwright.domain.forecast import EngineSettings, GpuMemory, Term
 from stackwright.domain.shape import Mixer, Shape
 from stackwright.engines.vllm.memory.defaults import CompleteSettings
+from stackwright.engines.vllm.memory.kv_cache import cache_format_of
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.runner import second_runner
 from stackwright.units import GIB, MIB
@@ -115,7 +116,8 @@ def attention_buffer(shape: Shape, settings: CompleteSettings, gpu: GpuMemory, r
     capability = gpu.compute_capability
     if not release.ranks_attention or capability is None or len({dim for dim, _ in heads}) != 1:
         return 0
-    major, own = capability[0], settings.kv_cache_dtype in ("auto", "bfloat16", "float16")
+    kept = cache_format_of(shape, settings.kv_cache_dtype, release)
+    major, own = capability[0], kept in ("auto", "bfloat16", "float16")
     if major != _FLASHINFER_FIRST_MAJOR and (own or major == _FP8_ATTENTION_MAJOR):
         return 0
     numbers = max(dim * count for dim, count in heads) // settings.tp

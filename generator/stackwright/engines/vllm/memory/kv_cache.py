@@ -126,8 +126,14 @@ class KvCacheLayout(Struct, frozen=True, kw_only=True):
         return any(spec.mixer is Mixer.STATE for spec, _ in self.specs)
 
 
+def cache_format_of(shape: Shape, asked: str, release: Release) -> str:
+    """Return the format that the engine makes of what is asked for: of `auto` the checkpoint's own, if it has one."""
+    return (release.reads_cache_format and shape.cache_format) or asked if asked == "auto" else asked
+
+
 def format_of(shape: Shape, settings: EngineSettings, gpu: GpuMemory, release: Release) -> EngineSettings:
     """Return settings whose cache has the format that the attention backend of the GPU makes of theirs."""
+    settings = replace(settings, kv_cache_dtype=cache_format_of(shape, settings.kv_cache_dtype, release))
     if shape.latent is None or not shape.latent.indexer_dim:
         return settings
     major = gpu.compute_capability[0] if gpu.compute_capability else 0

@@ -81,6 +81,9 @@ class Release:
     whole_graphs = _Since(0, 11, 0, second_engine=True)
     # Graphs beyond 256 tokens are captured in steps of 16; of 8 up to 0.11.0 (config/vllm.py, _set_cudagraph_sizes).
     sparser_graphs = _Since(0, 11, 1)
+    # A checkpoint's own format of the cache is what `auto` means (vllm-project/vllm#30785, merged in December 2025;
+    # 0.32.0 utils/torch_utils.py, resolve_kv_cache_dtype_string; read on 2026-11-30).
+    reads_cache_format = _Since(0, 14, 0)
     # The profiled sampler does not sort the vocabulary (v1/sample/ops/topk_topp_triton.py).
     samples_unsorted = _Since(0, 17, 0, second_engine=True)
     # Sparse attention's backend decides on the format of its cache; the model did before (models/config.py,

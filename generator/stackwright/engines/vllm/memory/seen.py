@@ -99,6 +99,6 @@ def _differences(one: CompleteSettings, other: CompleteSettings) -> set[str]:
     sizes = {
         "tensor_parallel": one.tp == other.tp,
         "pipeline_parallel": one.pp == other.pp,
-        "smaller_cache": True,
+        "cache_formats": True,
     }
     return {name for name in found if not sizes.get(name)}

@@ -29,9 +29,6 @@ _FEWEST_SEQS, _FEWEST_TOKENS = 4, 1024
 _USUAL_SEQS = 256
 # Where each answer is to come soon, more at once only make every one of them wait.
 _LATENCY_SEQS = 64
-SMALLER_CACHE = "fp8"
-# FP8 needs a tensor core that knows it, or Ampere's conversion (vLLM 0.32.0 platforms/cuda.py, supports_fp8: 8.9).
-FP8_CAPABILITY = (8, 9)
 
 Ask = Callable[[EngineSettings], Prospect]
 
@@ -179,10 +176,7 @@ def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Obj
     # Written out, a step loses the engine's own floor: one picture or film that is seen at once has to fit into it.
     steps = dict.fromkeys(max(step, shape.least_step_tokens) for step in _halved(most_tokens, _FEWEST_TOKENS))
     tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tuple(steps)
-    formats = ["auto"] if settings.kv_cache_dtype == "auto" else [settings.kv_cache_dtype]
-    able = settings.smaller_cache and gpu.compute_capability and gpu.compute_capability >= FP8_CAPABILITY
-    if settings.kv_cache_dtype == "auto" and able:
-        formats.append(SMALLER_CACHE)
+    formats = settings.cache_formats if settings.kv_cache_dtype == "auto" else (settings.kv_cache_dtype,)
     return [_Choice(kv_cache_dtype, many, step) for kv_cache_dtype in formats for many in seqs for step in tokens]
 
 
