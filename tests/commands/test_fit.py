@@ -209,6 +209,11 @@ def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
             ("Qwen/Qwen3-32B", "--tensor-parallel", "3"),
             "--tensor-parallel: sizes that split it: 1, 2, 4, 8",
         ),
+        (
+            "8x-h100-nvswitch",
+            ("Qwen/Qwen3-30B-A3B-FP8", "--tensor-parallel", "4", "--engine", "vllm==0.28.0"),
+            "--tensor-parallel: sizes that split it: 1, 2; with --enable-expert-parallel also 4, 8",
+        ),
     ],
 )
 def test_a_hint_is_tried_before_it_is_given(name: str, words: tuple[str, ...], hint: str) -> None:

@@ -17,11 +17,42 @@ from stackwright.engines.memory.splits import (
 from stackwright.engines.protocol import EngineNeeds
 from stackwright.engines.vllm.memory.releases import recuts_experts
 from stackwright.errors import NoPlanError
+from stackwright.models.config import parse_config
 from stackwright.planning.planner import make_plan
+from stackwright.planning.request import PlanRequest
 
 from tests.planning_requests import recorded, request
 
 SIZES = (1, 2, 4, 8, 16)
+MIXED_WIDTHS = {
+    "self_attn.k_proj",
+    "self_attn.o_proj",
+    "mlp.experts.0.down_proj",
+    "mlp.shared_experts.down_proj",
+}
+
+
+def mixed(skipped: list[str]) -> tuple[Width, ...]:
+    """Return the widths of a model of one layer with routed and shared experts, in blocks of FP8."""
+    text = {
+        "hidden_size": 512,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 640,
+        "shared_expert_intermediate_size": 640,
+        "vocab_size": 1024,
+    }
+    own = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": skipped}
+    return split_widths(parse_config({"text_config": text, "quantization_config": own}).shape)
+
+
+def thin(**pins: str) -> PlanRequest:
+    """Ask for a model whose experts four ranks cannot split."""
+    return request(recorded("8x-h100-nvswitch"), mode=Mode.MULTI, model="Qwen/Qwen3-30B-A3B-FP8", pins=pins)
 
 
 def allowed(model: str) -> list[int]:
@@ -113,6 +144,41 @@ def test_a_pinned_size_is_refused_with_the_arithmetic() -> None:
     arithmetic = "512 numbers of mlp.shared_experts.down_proj over 8 ranks are 64 each, not whole blocks of the 128 "
     assert arithmetic in refused.value.message
     assert "sizes that split it: 1, 2, 4" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["shared_expert", "shared_experts"])
+@pytest.mark.parametrize("place", ["model.language_model", "language_model.model", "model"])
+def test_a_shared_expert_is_left_out_of_a_quantization_by_its_name(place: str, name: str) -> None:
+    """Under the name that the model's files have for it, wherever the language model lies in them."""
+    parts = [f"{place}.layers.0.mlp.{name}.{part}_proj" for part in ("gate", "up", "down")]
+    assert MIXED_WIDTHS - {width.matrix for width in mixed(parts)} == {"mlp.shared_experts.down_proj"}
+    assert {width.matrix for width in mixed([f"mlp.{name}_gate"])} == MIXED_WIDTHS
+
+
+@pytest.mark.parametrize(
+    ("pins", "replicas"),
+    [({}, [(2, False)] * 4), ({"VLLM_TENSOR_PARALLEL_SIZE": "4"}, [(4, True)] * 2)],
+)
+def test_experts_stay_whole_where_parts_of_them_are_too_thin(
+    pins: dict[str, str], replicas: list[tuple[int, bool]]
+) -> None:
+    """768 / 4 = 192, no whole blocks of 128: vLLM's own way there is expert parallelism (recipes of Qwen3.8)."""
+    plan = make_plan(replace(thin(**pins), needs=EngineNeeds(exact="0.28.0")), load_catalog())
+    told = [(made.tensor_parallel, "--enable-expert-parallel" in made.args) for made in plan.replicas]
+    assert told == replicas
+
+
+def test_experts_that_are_pinned_to_be_split_are_refused_with_what_helps() -> None:
+    pins = {"VLLM_TENSOR_PARALLEL_SIZE": "4", "VLLM_ENABLE_EXPERT_PARALLEL": "false"}
+    with pytest.raises(NoPlanError, match=r"768 numbers of mlp\.experts\.0\.down_proj over 4 ranks") as refused:
+        make_plan(replace(thin(**pins), needs=EngineNeeds(exact="0.28.0")), load_catalog())
+    assert refused.value.hint == "change or remove `--set VLLM_ENABLE_EXPERT_PARALLEL=…`"
+
+
+def test_sizes_that_need_whole_experts_are_named_with_the_setting() -> None:
+    with pytest.raises(NoPlanError) as refused:
+        make_plan(replace(thin(VLLM_TENSOR_PARALLEL_SIZE="3"), needs=EngineNeeds(exact="0.28.0")), load_catalog())
+    assert "sizes that split it: 1, 2; with VLLM_ENABLE_EXPERT_PARALLEL=true also 4, 8" in (refused.value.hint or "")
 
 
 def test_the_widest_split_that_keeps_blocks_is_taken() -> None:

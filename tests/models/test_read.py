@@ -45,7 +45,8 @@ def test_a_quantized_checkpoint_keeps_the_shape_of_its_original() -> None:
     quantization = facts.config.shape.quantization
     assert (quantization.kind, quantization.bits, quantization.group) == (WeightKind.AWQ, 4, 128)
     plain = replace(facts.config.shape, quantization=original.config.shape.quantization)
-    assert replace(facts.config, shape=plain, quant_method=None) == original.config
+    fields = facts.config.fields - {"quantization_config"}
+    assert replace(facts.config, shape=plain, quant_method=None, fields=fields) == original.config
     assert facts.config.quant_method == "awq"
     assert facts.format is WeightFormat.AWQ
     # The files on the hub have 5.68 GiB (kaito-project/kaito, model_catalog.yaml, 2026-08-21).
@@ -80,7 +81,8 @@ def test_smoke_is_the_same_before_and_after_it_is_written(tmp_path: Path) -> Non
     assert read_model("smoke", LLMS, tmp_path / "smoke", OFFLINE) == before
     assert (before.name, before.source, before.location) == ("smoke", LlmSource.SMOKE, str(tmp_path / "smoke"))
     written = read_folder(tmp_path / "smoke")
-    assert written.config == before.config
+    # The file has more keys, of which nothing hangs.
+    assert replace(written.config, fields=before.config.fields) == before.config
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from stackwright.domain.host import Driver, Gpu, Host, Link, LinkKind, MigSlice
 from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Mode
+from stackwright.engines.memory.splits import Width
 from stackwright.errors import NoPlanError
 from stackwright.planning.placement import Heads, placements
 
@@ -303,6 +304,23 @@ def test_stages_and_pcie_come_last() -> None:
     assert sizes(None, pairs) == [(2, 1), (1, 1), (2, 2), (4, 1)]
     assert sizes(None, MESH_OF_FOUR) == [(4, 1), (2, 1), (1, 1)]
     assert sizes(None, ()) == [(1, 1), (1, 2), (1, 4), (1, 3), (2, 1), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("experts", "more"), [pytest.param(128, [(4, 1)], id="divided"), pytest.param(126, [], id="not divided"), (0, [])]
+)
+def test_sizes_that_need_whole_experts_come_last(experts: int, more: list[tuple[int, int]]) -> None:
+    """Of 768 numbers four ranks would have 192 each, no whole blocks of 128."""
+    width = Width(matrix="mlp.experts.0.down_proj", size=768, block=128, expert=True)
+    heads = Heads(attention=32, kv=4, widths=(width,), experts=experts)
+    host = host_of(*(gpu(index) for index in range(4)), nvlinks=MESH_OF_FOUR)
+    found = placements(host, None, EngineSettings(), heads)
+    whole = [option for option in found if option.whole_experts]
+    assert [(option.tensor_parallel, option.pipeline_parallel) for option in whole] == more
+    assert found[len(found) - len(whole) :] == tuple(whole)
+    assert all(option.last_resort and "whole experts" in option.reason for option in whole)
+    other = replace(heads, widths=(*heads.widths, replace(width, expert=False)))
+    assert not other.needs_whole_experts(4)
 
 
 def test_throughput_prefers_replicas() -> None:

@@ -269,6 +269,10 @@ class Toy:
         """Return False: it sees nothing."""
         return False
 
+    def keeps_experts_whole(self, version: str, catalog: Catalog) -> bool:
+        """Return False: it has no experts."""
+        return False
+
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
         """Return True: it has nothing to share."""
         return True

@@ -180,7 +180,7 @@ def fit(asked: FitArguments, host: Host) -> Forecast:
 
 def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     """Return what would fit, tried before it is said."""
-    from stackwright.catalog.load import load_llms
+    from stackwright.catalog.load import load_catalog, load_llms
     from stackwright.models.read import read_model
     from stackwright.planning.placement import Heads, most_ranks
 
@@ -195,9 +195,16 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
         if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
             return f"{length:,} tokens fit: `--max-model-len {length}`"
     config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
-    heads = Heads.of(config, recut=engine.recuts_experts(_settings(asked).version or "", host.gpus))
-    if not heads.allow(asked.settings.tp):
-        return f"--tensor-parallel: sizes that split it: {heads.sizes(most_ranks(host, None))}"
+    version = _settings(asked).version or ""
+    recut, whole_experts = (
+        engine.recuts_experts(version, host.gpus),
+        engine.keeps_experts_whole(version, load_catalog()),
+    )
+    heads = Heads.of(config, recut=recut, whole_experts=whole_experts)
+    if not heads.allow(asked.settings.tp, whole_experts=asked.settings.expert_parallel):
+        specs = (row.spec for row in engine.memory_settings)
+        flag = next((spec.flag for spec in specs if spec.key == engine.keys.expert_parallel), None)
+        return f"--tensor-parallel: sizes that split it: {heads.sizes(most_ranks(host, None), flag)}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
     none = "no context length fits: " if length < answer.max_model_len else ""
     return f"{none}use a smaller or quantized model{more}"

@@ -12,7 +12,7 @@ class Placement(Struct, frozen=True, kw_only=True):
     """GPUs per replica: each group is tensor_parallel × pipeline_parallel long; one empty group on the CPU.
 
     `inside_island`: no rank reaches another over PCIe. `trade`: what the objective preferred and why, to follow
-    `reason`.
+    `reason`. `whole_experts`: each rank has whole experts, since parts of them would be too thin.
     """
 
     mode: Mode
@@ -23,11 +23,17 @@ class Placement(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     inside_island: bool = True
     trade: str = ""
+    whole_experts: bool = False
 
     @property
     def ranks(self) -> int:
         """How many GPUs one replica has."""
         return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def last_resort(self) -> bool:
+        """Whether it is taken only where no other placement is enough."""
+        return self.whole_experts or not self.inside_island
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

@@ -47,8 +47,9 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     `context`: tokens of one request, a number or `auto`. `requests`: worked on at once. `step_tokens`: worked on in one
     step. `cache_format`: how numbers are kept in the cache. `memory_share`: of each GPU. `processor_cache`: GiB of
     cache for each rank on a processor. `cache_folder`: for what it compiles. `media`: from where it may fetch pictures,
-    for a model that takes them. `prefix_caching`: whether what prompts begin with is kept. `argument_prefix`: of a flag
-    that no setting declares, what stands before its name in the key of its own setting.
+    for a model that takes them. `prefix_caching`: whether what prompts begin with is kept. `expert_parallel`: whether
+    each rank has whole experts. `argument_prefix`: of a flag that no setting declares, what stands before its name in
+    the key of its own setting.
     """
 
     model: str
@@ -66,6 +67,7 @@ class EngineKeys(Struct, frozen=True, kw_only=True):
     processor_cache: str | None = None
     media: str | None = None
     prefix_caching: str | None = None
+    expert_parallel: str | None = None
     chat_template: str | None = None
     argument_prefix: str | None = None
 
@@ -384,6 +386,9 @@ class Engine(Protocol):
 
     def may_copy_encoder(self, task: EngineTask, version: str, catalog: Catalog) -> bool:
         """Return whether each rank may keep all of the model's encoder where its heads cannot be split."""
+
+    def keeps_experts_whole(self, version: str, catalog: Catalog) -> bool:
+        """Return whether a release can give each rank whole experts, and not a part of each."""
 
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
         """Return whether pipeline stages may share the model's layers."""

@@ -31,6 +31,8 @@ _HALF, _SINGLE = 2, 4
 # Patterns that hold for all layers of a kind or for none: no number and no sign for one letter; of a regular expression
 # nothing but letters, choices, escaped dots and `.*` (a bare dot between letters cannot stand for a layer's number).
 _SAME_FOR_ALL = re.compile(r"(?!re:)[^\d?\[]+|re:(?:[A-Za-z_()|-]|\.\*|\\\.|(?<=[A-Za-z_])\.(?=[A-Za-z_]))*\$?")
+# The language model's place in a multimodal checkpoint (0.32.0 models/qwen3_vl.py, hf_to_vllm_mapper; read 2026-11-30).
+_LANGUAGE_MODEL = re.compile(r"^(?:model\.language_model|language_model)\.(?:model\.)?")
 # FP8 blocks are 128 × 128 (DeepSeek-V3 technical report; `weight_block_size`).
 _FP8_BLOCK = 128
 # Numbers that share a scale in the OCP microscaling formats.
@@ -44,7 +46,7 @@ def parse_quantization(config: Mapping[str, object]) -> Quantization:
         return _PLAIN
     raw = mapping(raw, "quantization") or raw
     method = text(raw, "quant_method", "quant_algo", "quant_type").lower().replace("_", "-")
-    skipped = (*words(raw, *_SKIP_KEYS), *_left_out(raw))
+    skipped = tuple(_LANGUAGE_MODEL.sub("model.", name) for name in (*words(raw, *_SKIP_KEYS), *_left_out(raw)))
     readers = {
         "awq": _integer_groups,
         "gptq": _integer_groups,

@@ -79,7 +79,7 @@ def choose_layout(
 ) -> Layout | Unfit:
     """Return the first placement that is enough for the objective, else the best of them; Unfit where nothing fits.
 
-    Unfit is the forecast of the roomiest one. Beyond an island is looked only where no placement inside holds long
+    Unfit is the forecast of the roomiest one. A last resort is tried only where no other placement holds long
     requests; for `context`, requests as long as the model's own.
     """
     shape = facts.config.shape
@@ -92,7 +92,7 @@ def choose_layout(
             hopeless = option if hopeless is None or option.settings.ranks >= hopeless.settings.ranks else hopeless
             continue
         whole = option.settings.max_model_len or shape.default_length or COMFORTABLE_TOKENS
-        if best is not None and not option.placement.inside_island and best.sure and _is_long(best, whole, objective):
+        if best is not None and option.placement.last_resort and best.sure and _is_long(best, whole, objective):
             break
         found = _try(engine, option, facts, objective)
         if isinstance(found, Unfit):
@@ -225,7 +225,7 @@ def _is_enough(layout: Layout, shape: Shape, whole: int, objective: Objective | 
     """
     memory = layout.forecast.memory
     roomy = shape.is_encoder or memory.kv_cache_bytes >= memory.weights_bytes
-    needless = objective is Objective.LATENCY or not layout.placement.inside_island
+    needless = objective is Objective.LATENCY or layout.placement.last_resort
     return layout.sure and _is_long(layout, whole, objective) and (roomy or needless)
 
 

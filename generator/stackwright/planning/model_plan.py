@@ -182,6 +182,8 @@ def _ways(request: ModelRequest, catalog: Catalog) -> tuple[Heads, tuple[Placeme
         recut=request.engine.recuts_experts(chosen.version, options[0].gpus),
         copied_encoder=request.engine.may_copy_encoder(request.task, chosen.version, catalog),
         staged=request.engine.has_stages(request.facts.config, chosen.version, catalog),
+        whole_experts=request.pins.get(request.engine.keys.expert_parallel or "", "true") == "true"
+        and request.engine.keeps_experts_whole(chosen.version, catalog),
     )
     if as_released == heads:
         return heads, options, chosen
@@ -314,6 +316,8 @@ def wanted_settings(request: ModelRequest, placement: Placement, catalog: Catalo
         max_num_batched_tokens=step or engine.least_step_tokens(request.facts.config.shape),
         kv_cache_dtype=request.pins.get(keys.cache_format or "", "auto"),
     )
+    if placement.whole_experts:
+        settings = replace(settings, expert_parallel=True)
     vision = request.facts.config.shape.vision
     if vision is not None and not vision.splits(settings.tp):
         settings = replace(settings, whole_encoder=engine.may_copy_encoder(request.task, version, catalog))
@@ -384,7 +388,7 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) 
     sizes_first = (keys.tensor_parallel, keys.pipeline_parallel, WORKERS)
     apart = {keys.context, keys.memory_share}  # of these other hints tell more
     others = (row.spec.key for row in request.engine.memory_settings if row.spec.key not in apart)
-    for key in (*sizes_first, *(others if of_memory else ())):
+    for key in (keys.expert_parallel or "", *sizes_first, *(others if of_memory else ())):
         if key not in request.fixed:
             continue
         fixed = {other: pin for other, pin in request.fixed.items() if other != key}
@@ -393,7 +397,8 @@ def _without_a_pin(request: ModelRequest, catalog: Catalog, *, of_memory: bool) 
         except NoPlanError:
             continue
         splits_layers = key == keys.tensor_parallel
-        sizes = _ways(request, catalog)[0].sizes(most_ranks(request.host, request.mode)) if splits_layers else ""
+        most = most_ranks(request.host, request.mode)
+        sizes = _ways(request, catalog)[0].sizes(most, f"{keys.expert_parallel}=true") if splits_layers else ""
         verb = "lower" if key in sizes_first else "change"
         hint = f"{verb} or remove {request.fixed[key].written_at}"
         return hint + (f"; sizes that split it: {sizes}" if sizes else "")

@@ -74,9 +74,9 @@ def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Cata
     the fewest GPUs. Without an objective, and for
     `context` among groups that hold equally long requests, the most ranks come first that still do more than half of
     the work of as many replicas, then the larger groups, which hold more. A person who asked for `multi` gets the whole
-    island. What reaches across islands stays behind.
+    island. What reaches across islands, or needs whole experts on each rank, stays behind.
     """
-    inside = [option for option in options if option.inside_island]
+    inside = [option for option in options if not option.last_resort]
     objective = request.objective
     pace = estimate_pace(request, options[0], catalog) if len(inside) > 1 else None
     if pace is None or objective is Objective.THROUGHPUT or (objective is None and request.mode is Mode.MULTI):
@@ -88,7 +88,7 @@ def arrange(options: tuple[Placement, ...], request: ModelRequest, catalog: Cata
     trade = _trade(request, pace, ordered) if len(inside) > 1 else ""
     return (
         *(replace(option, trade=trade) for option in ordered),
-        *(option for option in options if not option.inside_island),
+        *(option for option in options if option.last_resort),
     )
 
 

@@ -30,7 +30,8 @@ class Heads(Struct, frozen=True, kw_only=True):
     """What tensor parallelism must divide: attention heads, and key-value heads unless it is divided by them.
 
     `widths` are those of quantized matrices, which are cut between their scales alone; `vision` is an encoder whose
-    heads are split, too. `staged`: the layers may lie on several pipeline stages.
+    heads are split, too. `staged`: the layers may lie on several pipeline stages. `experts`: how many there are where
+    each rank may have whole ones; 0 where they are split.
     """
 
     attention: int | None = None
@@ -38,29 +39,53 @@ class Heads(Struct, frozen=True, kw_only=True):
     widths: tuple[Width, ...] = ()
     vision: Vision | None = None
     staged: bool = True
+    experts: int = 0
 
     @classmethod
-    def of(cls, config: ModelConfig, *, recut: bool = False, copied_encoder: bool = True, staged: bool = True) -> Heads:
+    def of(
+        cls,
+        config: ModelConfig,
+        *,
+        recut: bool = False,
+        copied_encoder: bool = True,
+        staged: bool = True,
+        whole_experts: bool = False,
+    ) -> Heads:
         """Return those of a model.
 
-        `recut`: the engine cuts blocks of FP8 experts finer where a split needs it. `copied_encoder`: it keeps an
-        encoder whole on each rank where that needs it.
+        `recut`: the engine cuts blocks of FP8 experts finer where a split needs it. `copied_encoder`, `whole_experts`:
+        it keeps an encoder whole on each rank, or gives each rank whole experts, where a split needs that.
         """
         widths = split_widths(config.shape, recut=recut)
         vision = None if copied_encoder else config.shape.vision
         attention, kv = config.attention_heads, config.kv_heads
-        return cls(attention=attention, kv=kv, widths=widths, vision=vision, staged=staged)
+        experts = config.shape.experts.count if whole_experts and config.shape.experts else 0
+        return cls(attention=attention, kv=kv, widths=widths, vision=vision, staged=staged, experts=experts)
 
-    def allow(self, ranks: int) -> bool:
-        """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config)."""
+    def allow(self, ranks: int, *, whole_experts: bool = False) -> bool:
+        """Return whether `ranks` can share a layer (0.32.0 config/model.py, verify_with_parallel_config).
+
+        `whole_experts`: each rank has some of the experts, and not a part of each.
+        """
         divided = self.attention is None or self.attention % ranks == 0
-        divided = divided and all(width.splits(ranks) for width in self.widths)
+        divided = divided and all(width.splits(ranks) for width in self.widths if not (width.expert and whole_experts))
         divided = divided and (self.vision is None or self.vision.splits(ranks))
         return divided and (self.kv is None or self.kv % ranks == 0 or ranks % self.kv == 0)
 
-    def sizes(self, most: int) -> str:
-        """Return the sizes up to `most` that split a layer, in words."""
-        return ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
+    def needs_whole_experts(self, ranks: int) -> bool:
+        """Return whether `ranks` can share a layer, but only where each has whole experts, as many as the others."""
+        if not self.experts or self.experts % ranks or self.allow(ranks):
+            return False
+        return self.allow(ranks, whole_experts=True)
+
+    def sizes(self, most: int, with_whole_experts: str | None = None) -> str:
+        """Return the sizes up to `most` that split a layer, in words; those that need whole experts with what to give.
+
+        `with_whole_experts`: the setting, or the flag, that gives each rank whole experts.
+        """
+        plain = ", ".join(str(size) for size in range(1, most + 1) if self.allow(size))
+        more = ", ".join(str(size) for size in range(1, most + 1) if self.needs_whole_experts(size))
+        return f"{plain}; with {with_whole_experts} also {more}" if more and with_whole_experts else plain
 
 
 def most_ranks(host: Host, mode: Mode | None) -> int:
@@ -80,8 +105,9 @@ def placements(
     """List the ways to place a model on the host, the preferred one first.
 
     Tensor parallelism stays inside an NVLink island: `throughput` prefers the smallest group, hence the most replicas;
-    every other objective the whole island. Behind these come pipeline stages across islands, and last tensor
-    parallelism across PCIe: only where the model fits in no other way. MIG slices have no such choice: a replica each.
+    every other objective the whole island. Behind these come pipeline stages across islands, then tensor parallelism
+    across PCIe, last sizes that need whole experts on each rank: only where the model fits in no other way. MIG slices
+    have no such choice: a replica each.
 
     Args:
         asked: the mode, or None to choose: cpu without any GPU, multi with two or more equal ones, else single.
@@ -147,7 +173,7 @@ def _on_multi(
     islands = nvlink_islands(equal, host.links)
     sliced = equal[0].mig_slice is not None
     shapes = [(1, 1)] if sliced else _shapes(len(equal), len(islands[0]), pins, heads, objective)
-    made = [_cut(host, equal, islands, tensor, pipeline, pins) for tensor, pipeline in shapes]
+    made = [_cut(host, equal, islands, (tensor, pipeline), pins, heads) for tensor, pipeline in shapes]
     found = tuple(placement for placement in made if placement is not None)
     if not found:
         raise NoPlanError(
@@ -168,12 +194,14 @@ def _shapes(
         )
     if pins.tensor_parallel is not None:
         return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
-    powers = [size for size in (2**power for power in range(gpus.bit_length())) if heads.allow(size)] or [1]
+    sizes = [2**power for power in range(gpus.bit_length())]
+    powers = [size for size in sizes if heads.allow(size)] or [1]
+    with_whole_experts = [(size, pins.pp) for size in sizes if heads.needs_whole_experts(size)]
     inside = [size for size in powers if size <= island]
     if objective is not Objective.THROUGHPUT:
         inside.reverse()
     if pins.pipeline_parallel is not None:
-        return [(size, pins.pipeline_parallel) for size in inside]
+        return [*((size, pins.pipeline_parallel) for size in inside), *with_whole_experts]
     largest = max(inside)
     # Fewest stages first, but those that leave a GPU idle last: a further stage costs less than a GPU that does
     # nothing.
@@ -181,18 +209,22 @@ def _shapes(
     counts = sorted(range(2, most + 1), key=lambda stages: (gpus % (largest * stages) != 0, stages))
     staged = [(largest, stages) for stages in counts]
     across = [(size, 1) for size in powers if size > island]
-    return [*((size, 1) for size in inside), *staged, *across]
+    return [*((size, 1) for size in inside), *staged, *across, *with_whole_experts]
 
 
 def _cut(
     host: Host,
     equal: tuple[Gpu, ...],
     islands: tuple[tuple[Gpu, ...], ...],
-    tensor_parallel: int,
-    pipeline_parallel: int,
+    sizes: tuple[int, int],
     pins: EngineSettings,
+    heads: Heads,
 ) -> Placement | None:
-    """Cut equal GPUs into groups, inside islands where one is large enough; None where there are too few."""
+    """Cut equal GPUs into groups, inside islands where one is large enough; None where there are too few.
+
+    `sizes`: of tensor and of pipeline parallelism.
+    """
+    tensor_parallel, pipeline_parallel = sizes
     size = tensor_parallel * pipeline_parallel
     # What no island holds reaches across them: NCCL falls back to PCIe between the stages.
     pools = [island for island in islands if len(island) >= size] or [tuple(gpu for isle in islands for gpu in isle)]
@@ -204,16 +236,17 @@ def _cut(
     )
     if not groups:
         return None
+    whole_experts = heads.needs_whole_experts(tensor_parallel)
+    why = _multi_reason(islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None)
     return Placement(
         mode=Mode.MULTI,
         groups=groups,
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
-        reason=_multi_reason(
-            islands, groups, tensor_parallel, pipeline_parallel, pinned=pins.tensor_parallel is not None
-        ),
+        reason=f"{why}; each rank has whole experts" if whole_experts else why,
         warnings=idle_warnings(host, tuple(gpu for group in groups for gpu in group)),
         inside_island=size <= len(islands[0]),
+        whole_experts=whole_experts,
     )
 
 

@@ -85,7 +85,7 @@ def layer_matrices(shape: Shape, index: int, tp: int) -> Iterator[Matrix]:
     if layer.experts and shape.experts is not None:
         yield from _expert_matrices(shape, shape.experts, base, tp)
     if layer.inner:
-        yield from _mlp_matrices(shape.hidden, layer.inner, f"{base}.mlp", tp, gated=shape.gated_mlp)
+        yield from _mlp_matrices(shape.hidden, layer.inner, (f"{base}.mlp",), tp, gated=shape.gated_mlp)
     yield _small(f"{base}.norms", 2 * shape.hidden)
 
 
@@ -176,10 +176,12 @@ def _state_matrices(shape: Shape, state: State, base: str, tp: int) -> Iterator[
         yield _small(f"{name}.conv1d", convolved // tp * state.kernel)
 
 
-def _mlp_matrices(hidden: int, inner: int, base: str, tp: int, *, gated: bool) -> Iterator[Matrix]:
-    names = (f"{base}.gate_up_proj", f"{base}.gate_proj", f"{base}.up_proj", f"{base}.fc1")
+def _mlp_matrices(hidden: int, inner: int, bases: tuple[str, ...], tp: int, *, gated: bool) -> Iterator[Matrix]:
+    """`bases`: the names that models give the module."""
+    names = tuple(f"{base}.{part}" for base in bases for part in ("gate_up_proj", "gate_proj", "up_proj", "fc1"))
     yield Matrix(names=names, rows=(2 if gated else 1) * inner // tp, columns=hidden)
-    yield Matrix(names=(f"{base}.down_proj", f"{base}.fc2"), rows=hidden, columns=inner // tp)
+    names = tuple(f"{base}.{part}" for base in bases for part in ("down_proj", "fc2"))
+    yield Matrix(names=names, rows=hidden, columns=inner // tp)
 
 
 def _expert_matrices(shape: Shape, experts: Experts, base: str, tp: int) -> Iterator[Matrix]:
@@ -197,7 +199,8 @@ def _expert_matrices(shape: Shape, experts: Experts, base: str, tp: int) -> Iter
         yield Matrix(names=(f"{base}.mlp.fc1_latent_proj",), rows=experts.latent, columns=shape.hidden)
         yield Matrix(names=(f"{base}.mlp.fc2_latent_proj",), rows=shape.hidden, columns=experts.latent)
     if experts.shared_width:
-        shared = f"{base}.mlp.shared_experts"
+        # 0.32.0 models/deepseek_v2.py, and models/qwen3_next.py, Qwen3NextSparseMoeBlock (read 2026-11-30).
+        shared = (f"{base}.mlp.shared_experts", f"{base}.mlp.shared_expert")
         yield from _mlp_matrices(shape.hidden, experts.shared_width, shared, tp, gated=experts.gated)
 
 

@@ -33,7 +33,7 @@ from stackwright.engines.protocol import (
     StartLog,
 )
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
-from stackwright.engines.vllm.settings import CPU_RELEASE, DTYPE, FLAGS, KEYS, SETTINGS
+from stackwright.engines.vllm.settings import CPU_RELEASE, DTYPE, EXPERT_PARALLEL_FLAG, FLAGS, KEYS, SETTINGS
 from stackwright.errors import NoPlanError
 
 # What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
@@ -389,6 +389,10 @@ class Vllm:
         from stackwright.engines.vllm.media import may_copy_encoder
 
         return may_copy_encoder(task, version, catalog)
+
+    def keeps_experts_whole(self, version: str, catalog: Catalog) -> bool:
+        """Return whether a release has expert parallelism."""
+        return catalog.flags().has(EXPERT_PARALLEL_FLAG, version) is True
 
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
         """Return whether pipeline stages may share the layers.

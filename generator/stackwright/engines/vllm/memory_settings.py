@@ -12,7 +12,7 @@ from typing import Any
 from stackwright.domain.arguments import key_of_flag
 from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.engines.protocol import MemorySetting
-from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, ENCODER_SPLIT, SETTINGS, WHOLE_ENCODER
+from stackwright.engines.vllm.settings import ARGUMENT_PREFIX, ENCODER_SPLIT, EXPERT_PARALLEL, SETTINGS, WHOLE_ENCODER
 from stackwright.units import GIB
 
 _SPECS = {spec.key: spec for spec in SETTINGS}
@@ -75,7 +75,7 @@ MEMORY_SETTINGS: tuple[MemorySetting, ...] = (
     _row("VLLM_PIPELINE_PARALLEL_SIZE", _whole("pipeline_parallel"), "--pipeline-parallel"),
     _row("", _whole("data_parallel"), spec=_DATA_PARALLEL),
     _row("VLLM_DECODE_CONTEXT_PARALLEL_SIZE", _whole("decode_context_parallel")),
-    _row("VLLM_ENABLE_EXPERT_PARALLEL", _switch("expert_parallel")),
+    _row(EXPERT_PARALLEL, _switch("expert_parallel")),
     _row("VLLM_GPU_MEMORY_UTILIZATION", lambda text: {"gpu_memory_utilization": float(text)}),
     _row("VLLM_KV_CACHE_MEMORY_BYTES", _whole("kv_cache_bytes")),
     _row("VLLM_MAX_MODEL_LEN", _whole("max_model_len")),

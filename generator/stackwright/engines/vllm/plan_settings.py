@@ -15,7 +15,7 @@ from stackwright.engines.vllm.extra_arguments import argument_settings
 from stackwright.engines.vllm.media import media_settings
 from stackwright.engines.vllm.optional import check_drafter, optional_settings
 from stackwright.engines.vllm.parsers import parser_settings
-from stackwright.engines.vllm.settings import DTYPE, first_without_bfloat16
+from stackwright.engines.vllm.settings import DTYPE, EXPERT_PARALLEL, first_without_bfloat16
 from stackwright.units import format_bytes
 
 # vLLM and NCCL pass tensors between ranks through /dev/shm; vLLM's CPU docs use 4g, one rank needs far less.
@@ -60,10 +60,20 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
             "vLLM docs, deployment with Docker; compose default is 64 MB",
         ),
         **parsers,
+        **_expert_settings(placement),
         **media_settings(task, placement.tensor_parallel, release, catalog),
         **optional_settings(task, parsers, catalog, release),
         **argument_settings(task, catalog, release),
     }
+
+
+def _expert_settings(placement: Placement) -> dict[str, Setting]:
+    """Return that each rank has whole experts, where the split needs that."""
+    if not placement.whole_experts:
+        return {}
+    why = f"parts of an expert for {placement.tensor_parallel} ranks would cut through blocks that share a scale"
+    source = "vLLM 0.32.0 layers/fused_moe/config.py, FusedMoEParallelConfig.make (read 2026-11-30)"
+    return {EXPERT_PARALLEL: _setting("true", why, source)}
 
 
 def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> dict[str, Setting]:

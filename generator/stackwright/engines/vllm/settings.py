@@ -18,6 +18,7 @@ ARGUMENT_PREFIX = "VLLM_ARG_"
 BFLOAT16_CAPABILITY = "8.0"
 
 
+EXPERT_PARALLEL, EXPERT_PARALLEL_FLAG = "VLLM_ENABLE_EXPERT_PARALLEL", "--enable-expert-parallel"
 ENCODER_SPLIT, WHOLE_ENCODER = "VLLM_MM_ENCODER_TP_MODE", "data"
 
 
@@ -34,7 +35,7 @@ OPTIONAL_SETTINGS: tuple[SettingSpec, ...] = (
         "Decode context parallel size: ranks that share the KV cache of one layer",
         flag="--decode-context-parallel-size",
     ),
-    _switch("VLLM_ENABLE_EXPERT_PARALLEL", "Whole experts on each rank", "--enable-expert-parallel"),
+    _switch(EXPERT_PARALLEL, "Whole experts on each rank", EXPERT_PARALLEL_FLAG),
     whole_number(
         "VLLM_KV_CACHE_MEMORY_BYTES",
         "Engine",
@@ -285,6 +286,7 @@ KEYS = EngineKeys(
     processor_cache="VLLM_CPU_KVCACHE_SPACE",
     media="VLLM_ALLOWED_MEDIA_DOMAINS",
     prefix_caching="VLLM_ENABLE_PREFIX_CACHING",
+    expert_parallel=EXPERT_PARALLEL,
     chat_template=CHAT_TEMPLATE,
     argument_prefix=ARGUMENT_PREFIX,
 )
