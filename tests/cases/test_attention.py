@@ -14,6 +14,7 @@ from stackwright.domain.objective import Objective
 from stackwright.engines.vllm.attention import cache_formats, check_attention, has_kernel
 from stackwright.engines.vllm.memory.forecast import forecast
 from stackwright.engines.vllm.memory.solve import _candidates
+from stackwright.engines.vllm.settings import CACHE_FORMATS
 from stackwright.errors import NoPlanError
 from stackwright.models.config import parse_config
 from stackwright.models.read import read_model
@@ -223,3 +224,50 @@ def test_a_checkpoints_own_cache_is_forecast_in_its_format() -> None:
     settings = EngineSettings(version="0.33.0", max_model_len=2048)
     of_plain, of_own = (forecast(shape, settings, gpu).memory.kv_bytes_per_token for shape in (plain, own))
     assert (of_plain or 0) == 2 * (of_own or 0) > 0
+
+
+def test_limits_name_what_the_table_has() -> None:
+    table = CATALOG.attention()
+    assert {name for limit in table.limits for name in limit.backends} <= {row.name for row in table.backends}
+    assert {name for limit in table.limits for name in limit.cache_formats} <= {
+        name for row in table.backends for name in row.cache_formats
+    }
+    capabilities = {one for row in table.backends for one in row.capabilities}
+    assert set(table.shared_memory) == capabilities
+    assert all(set(limit.capabilities) <= capabilities for limit in table.limits)
+
+
+def test_every_format_that_can_be_counted_can_be_asked_for() -> None:
+    of_releases = {name for row in CATALOG.attention().backends for name in row.cache_formats}
+    uncounted = {name for name in of_releases if name.startswith("turboquant_") or name.endswith("_ds_mla")}
+    assert set(CACHE_FORMATS) == of_releases - uncounted
+
+
+@pytest.mark.parametrize(
+    ("cache", "bytes_per_number"), [("int8_per_token_head", 1), ("int4_per_token_head", 0.5), ("nvfp4", 9 / 16)]
+)
+def test_a_pinned_format_of_the_release_is_planned_and_counted(
+    tmp_path: Path, cache: str, bytes_per_number: float
+) -> None:
+    folder = write_model(tmp_path / "mine", PLAIN, {"model.safetensors": [WEIGHT]})
+    host = recorded("1x-rtx3090")
+    plan = make_plan(request(host, model=str(folder), pins={"VLLM_KV_CACHE_DTYPE": cache}), CATALOG)
+    assert plan.models[0].settings["VLLM_KV_CACHE_DTYPE"].value == cache
+    memory = plan.models[0].forecast
+    layers, heads = parse_config(PLAIN).shape.layers, 2 * parse_config(PLAIN).shape.layers[0].kv_heads
+    scales = 4 if cache.endswith("per_token_head") else 0
+    assert memory is not None
+    assert memory.kv_bytes_per_token == len(layers) * heads * (128 * bytes_per_number + scales)
+
+
+def test_a_format_that_a_release_lacks_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "mine", PLAIN, {"model.safetensors": [WEIGHT]})
+    asked = FitArguments(
+        model=str(folder),
+        settings=EngineSettings(kv_cache_dtype="int8_per_token_head"),
+        host=None,
+        engine="vllm==0.19.1",
+        json=False,
+    )
+    with pytest.raises(NoPlanError, match=r"0\.19\.1 has no kernel for .* with a KV cache in int8_per_token_head"):
+        answer_fit(asked, recorded("1x-rtx3090"))

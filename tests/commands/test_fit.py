@@ -156,7 +156,7 @@ def test_one_bound_is_told_whatever_is_wrong(text: str) -> None:
         ("--gpu-memory-utilization", "nan"),
         # As `--set` refuses them: the bounds are those of the settings.
         ("--gpu-memory-utilization", "1"),
-        ("--kv-cache-dtype", "nvfp4"),
+        ("--kv-cache-dtype", "fp6"),
         ("--speculative-config", "ngram"),
         ("--max-lora-rank", "65"),
         ("--dtype", "int8"),

@@ -112,8 +112,8 @@ def test_latency_reads_less_per_token() -> None:
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        # 81,152 tokens of Qwen/Qwen3.6-35B-A3B-FP8 would fit beside its weights, of the 262,144 that it is named for.
-        ("2x-rtx3090-nvlink", "openai/gpt-oss-20b"),
+        # 223,232 tokens fit, of Qwen/Qwen3.6-27B-FP8 173,824; both are named for 262,144.
+        ("2x-rtx3090-nvlink", "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"),
         # Both serve in full: then the larger one.
         ("1x-h200", "Qwen/Qwen3.5-122B-A10B-FP8"),
     ],

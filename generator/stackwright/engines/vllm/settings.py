@@ -19,6 +19,12 @@ BFLOAT16_CAPABILITY = "8.0"
 
 
 EXPERT_PARALLEL, EXPERT_PARALLEL_FLAG = "VLLM_ENABLE_EXPERT_PARALLEL", "--enable-expert-parallel"
+# What vLLM 0.33.0 has and this planner can count, whatever the release and the GPU take of it (catalog/attention.yaml;
+# config/cache.py, CacheDType). Not TurboQuant, which keeps some layers plain, and no model's own layouts (`…_ds_mla`).
+CACHE_FORMATS = (
+    *("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_per_token_head", "int8_per_token_head"),
+    *("int4_per_token_head", "nvfp4", "nvfp4_4over6"),
+)
 ENCODER_SPLIT, WHOLE_ENCODER = "VLLM_MM_ENCODER_TP_MODE", "data"
 
 
@@ -216,7 +222,7 @@ SETTINGS: tuple[SettingSpec, ...] = (
         section="Engine",
         kind=Kind.TEXT,
         meaning="Number format of the KV cache",
-        choices=("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"),
+        choices=CACHE_FORMATS,
         flag="--kv-cache-dtype",
     ),
     SettingSpec(
