@@ -12,7 +12,7 @@ from stackwright.detect.snapshot import read_snapshot
 from stackwright.domain.plan import Plan
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.protocol import EngineNeeds
-from stackwright.engines.vllm.image_refusal import check_dtype
+from stackwright.engines.vllm.image_refusal import check_dtype, check_formats
 from stackwright.errors import NoPlanError
 from stackwright.models.read import read_model
 from stackwright.planning.planner import make_plan
@@ -155,3 +155,50 @@ def test_a_pinned_format_that_cannot_be_had_is_refused(host: str, model: str, pi
         make_plan(request(on, model=model, pins={"VLLM_DTYPE": pin}), load_catalog())
     assert words in refused.value.message
     assert refused.value.hint == "leave VLLM_DTYPE out, for a format that fits"
+
+
+MIXED = {
+    "quant_method": "modelopt",
+    "quant_algo": "MIXED_PRECISION",
+    "quantized_layers": {"model.layers.0.mlp.gate_proj": {"quant_algo": "NVFP4", "group_size": 16}},
+}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "version", "capability", "refusal"),
+    [
+        (MIXED, "0.23.0", "8.6", "runs modelopt_mixed weights such as those of model from compute capability 8.9 on"),
+        (MIXED, "0.23.0", "8.9", None),
+        (MIXED, "0.24.0", "8.6", None),
+        ({"quant_method": "modelopt", "quantization": dict(MIXED)}, "0.23.0", "8.6", "runs modelopt_mixed weights"),
+        (
+            MIXED,
+            "0.16.0",
+            "8.9",
+            "as modelopt_mixed, which vllm 0.16.0 does not read yet; the first that does is 0.17.0",
+        ),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "0.19.1", "9.0", "runs modelopt_mxfp8 weights"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "0.20.0", "9.0", None),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "0.13.0", "7.5", "runs modelopt_fp4 weights"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, "0.26.0", "8.6", "runs modelopt weights"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "0.26.0", "8.6", None),
+    ],
+)
+def test_the_needs_of_modelopts_weights_follow_from_their_algorithm(
+    tmp_path: Path, quantization: Mapping[str, object], version: str, capability: str, refusal: str | None
+) -> None:
+    own = {**CONFIG, "quantization_config": quantization}
+    facts = read_model(str(write_model(tmp_path / "model", own, {"model.safetensors": [WEIGHT]})), ())
+    gpus = tuple(replace(gpu, compute_capability=capability) for gpu in recorded("2x-rtx3090-nvlink").gpus)
+    if refusal is None:
+        check_formats(facts, version, gpus, load_catalog())
+        return
+    with pytest.raises(NoPlanError) as refused:
+        check_formats(facts, version, gpus, load_catalog())
+    assert refusal in refused.value.message
+
+
+def test_a_catalog_checkpoint_of_mixed_formats_has_the_needs_of_its_method() -> None:
+    facts = read_model("nvidia/Qwen3.6-27B-NVFP4", load_llms())
+    with pytest.raises(NoPlanError, match=r"vllm 0\.23\.0 runs modelopt_mixed weights"):
+        check_formats(facts, "0.23.0", recorded("2x-rtx3090-nvlink").gpus, load_catalog())

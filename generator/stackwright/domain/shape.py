@@ -53,6 +53,7 @@ class WeightKind(StrEnum):
     NVFP4 = "nvfp4"
     MXFP4 = "mxfp4"
     MXFP8 = "mxfp8"
+    MIXED = "mixed"
     BITSANDBYTES4 = "bitsandbytes4"
     BITSANDBYTES8 = "bitsandbytes8"
     GGUF = "gguf"
@@ -65,7 +66,8 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
     `group` is the number of inputs that share a scale (0: one scale per output row or per tensor). `skipped` are the
     names or patterns of modules left as they were; `experts_only`: nothing but the experts is quantized; `nested`: the
     scales are quantized too. `experts`: the experts' own format, where they have another. `method`: what config.json
-    calls it; empty where the engine quantizes what it loads.
+    calls it; empty where the engine quantizes what it loads. `mixed`: the formats of single modules, each with their
+    names in `modules`; all others are left as they are.
     """
 
     kind: WeightKind
@@ -77,6 +79,8 @@ class Quantization(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
     nested: bool = False
     experts: Quantization | None = None
     method: str = ""
+    mixed: tuple[Quantization, ...] = ()
+    modules: frozenset[str] = frozenset()
 
     @cached_property
     def skipped_by_end(self) -> Mapping[str, tuple[str, ...]]:

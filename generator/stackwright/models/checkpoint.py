@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat
+from stackwright.domain.model_facts import CatalogLlm, Checkpoint, WeightFormat, text_config
 
 # What quantizers leave as it was by default: output layer, routers, vision towers, next-token predictors
 # (AutoAWQ, GPTQModel, llm-compressor and ModelOpt examples; the published Qwen3 and Llama checkpoints agree).
@@ -47,6 +47,10 @@ _FP8_BY_METHOD: Mapping[str, Mapping[str, object]] = {
         "config_groups": _FP8_CHANNEL,
     },
 }
+# NVIDIA's mixed form: NVFP4 in MLPs and output layer, FP8 in attention (vllm-project/recipes#606; sgl-project/sglang,
+# #27906 and #32959; noonghunna/club-3090#603, whose 21.9 GB it comes to with the layer for drafts; read 2026-11-30).
+MIXED = "modelopt_mixed"
+_MIXED_PARTS = {"mlp": "NVFP4", "self_attn": "FP8", "linear_attn": "FP8"}
 
 
 def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, object]:
@@ -57,7 +61,21 @@ def checkpoint_config(row: CatalogLlm, checkpoint: Checkpoint) -> Mapping[str, o
     if checkpoint.hub_id == row.hub_id:
         return row.config
     plain = {key: value for key, value in row.config.items() if key != "quantization_config"}
+    if checkpoint.method == MIXED:
+        return {**plain, "quantization_config": _mixed(row.config)}
     usual = _FP8_BY_METHOD[checkpoint.method] if checkpoint.method else USUAL.get(checkpoint.format)
     if usual is None:
         return plain
     return {**plain, "quantization_config": {**usual, "modules_to_not_convert": _KEPT}}
+
+
+def _mixed(config: Mapping[str, object]) -> Mapping[str, object]:
+    count = text_config(config).get("num_hidden_layers")
+    layers = range(count if isinstance(count, int) else 0)
+    named = {
+        f"model.layers.{index}.{part}": {"quant_algo": algorithm}
+        for index in layers
+        for part, algorithm in _MIXED_PARTS.items()
+    }
+    named["lm_head"] = {"quant_algo": "NVFP4"}
+    return {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": named}

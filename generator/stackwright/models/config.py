@@ -11,6 +11,10 @@ from stackwright.models.shape import parse_shape
 
 # A `revision` sees nothing.
 _SENSES = re.compile(r"(?<!re)vision|visual|vit_config|image|img|video|audio|speech|thinker")
+# ModelOpt's `quant_algo` and the method that takes it (0.32.0 quantization/modelopt.py, override_quantization_method of
+# each class; read 2026-11-30). FP8 in its kinds stays with the first.
+_MODELOPT = "modelopt"
+_ALGORITHMS = (("MIXED_PRECISION", "modelopt_mixed"), ("MXFP8", "modelopt_mxfp8"), ("FP4", "modelopt_fp4"))
 
 
 def parse_config(config: Mapping[str, object]) -> ModelConfig:
@@ -48,8 +52,18 @@ def takes_media(config: Mapping[str, object]) -> bool:
 
 def _quant_method(config: Mapping[str, object]) -> str | None:
     """Return the name as the engine looks it up (0.33.0 config/model.py, _verify_quantization)."""
-    named = (quantization_of(config) or {}).get("quant_method")
-    return named.lower().replace("compressed_tensors", "compressed-tensors") if isinstance(named, str) else None
+    own = quantization_of(config) or {}
+    named = own.get("quant_method")
+    if not isinstance(named, str):
+        return None
+    method = named.lower().replace("compressed_tensors", "compressed-tensors")
+    return _modelopt_method(own) if method == _MODELOPT else method
+
+
+def _modelopt_method(own: Mapping[str, object]) -> str:
+    inner = own.get("quantization", own)
+    algorithm = inner.get("quant_algo") if isinstance(inner, Mapping) else None
+    return next((method for part, method in _ALGORITHMS if part in str(algorithm).upper()), _MODELOPT)
 
 
 def _scores(config: Mapping[str, object]) -> int:

@@ -35,6 +35,8 @@ _SAME_FOR_ALL = re.compile(r"(?!re:)[^\d?\[]+|re:(?:[A-Za-z_()|-]|\.\*|\\\.|(?<=
 _LANGUAGE_MODEL = re.compile(r"^(?:model\.language_model|language_model)\.(?:model\.)?")
 # FP8 blocks are 128 × 128 (DeepSeek-V3 technical report; `weight_block_size`).
 _FP8_BLOCK = 128
+# ModelOpt's formats with one scale for a block (0.32.0 quantization/modelopt.py:129; read 2026-11-30).
+_FP8_IN_BLOCKS = frozenset({"fp8_pb_wo", "fp8_block_scales"})
 # Numbers that share a scale in the OCP microscaling formats.
 _MX_GROUP = 32
 
@@ -131,16 +133,52 @@ def _gguf(raw: Mapping[str, object]) -> Quantization:
 
 
 def _modelopt(raw: Mapping[str, object], method: str) -> Quantization:
-    algorithm = f"{method} {text(raw, 'quant_algo')}".lower()
+    named = text(raw, "quant_algo").lower()
+    if named == "mixed_precision":
+        return _mixed(mapping(raw, "quantized_layers"))
+    algorithm = f"{method} {named}"
     if "nvfp4" in algorithm or "fp4" in algorithm:
         return Quantization(kind=WeightKind.NVFP4, bits=4, group=count(raw, "group_size", default=16))
     if "mxfp8" in algorithm:
         return Quantization(kind=WeightKind.MXFP8, bits=8, group=32)
+    if named in _FP8_IN_BLOCKS:
+        return Quantization(kind=WeightKind.FP8, bits=8, group=count(raw, "group_size", default=_FP8_BLOCK))
     if "fp8" in algorithm:
         return _fp8(raw)
     if "int8" in algorithm:
         return Quantization(kind=WeightKind.INT8, bits=8)
     return Quantization(kind=WeightKind.UNKNOWN)
+
+
+def _mixed(layers: Mapping[str, object]) -> Quantization:
+    """Read the formats of single modules; of unknown kind where nobody here knows one of them."""
+    modules: dict[Quantization, set[str]] = {}
+    for name, own in layers.items():
+        parsed = _modelopt(own, "") if isinstance(own, Mapping) else Quantization(kind=WeightKind.UNKNOWN)
+        modules.setdefault(parsed, set()).add(_inside_model(name))
+    if not modules or any(own.kind is WeightKind.UNKNOWN for own in modules):
+        return Quantization(kind=WeightKind.UNKNOWN)
+    mixed = tuple(replace(own, modules=frozenset(names)) for own, names in modules.items())
+    return Quantization(kind=WeightKind.MIXED, mixed=mixed)
+
+
+def _inside_model(name: str) -> str:
+    """Return a decoder layer's module by its name from `layers.` on, which wrappers do not change; others whole."""
+    return re.sub(r"^(model\.|language_model\.)+(?=layers\.)", "", name)
+
+
+@lru_cache(maxsize=65536)
+def own_format(quantization: Quantization, names: tuple[str, ...]) -> Quantization | None:
+    """Return the format that a module has by one of its names, or by a module around it; None where it has none.
+
+    As vLLM 0.32.0 looks them up (quantization/modelopt.py, _resolve_quant_algo).
+    """
+    for name in names:
+        parts = _inside_model(name).split(".")
+        around = {".".join(parts[:end]) for end in range(len(parts), 0, -1)}
+        if (found := next((own for own in quantization.mixed if around & own.modules), None)) is not None:
+            return found
+    return None
 
 
 def matrix_bytes(quantization: Quantization, rows: int, columns: int) -> tuple[int, ...]:
@@ -190,7 +228,7 @@ def is_skipped(quantization: Quantization, names: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=256)
 def names_layers(quantization: Quantization) -> bool:
     """Return whether a pattern may hold for one layer and not for its equals; a doubtful one counts as such."""
-    return any(_SAME_FOR_ALL.fullmatch(pattern) is None for pattern in quantization.skipped)
+    return bool(quantization.mixed) or any(_SAME_FOR_ALL.fullmatch(pattern) is None for pattern in quantization.skipped)
 
 
 @lru_cache(maxsize=65536)

@@ -23,7 +23,7 @@ from stackwright.domain.shape import (
     Vision,
     WeightKind,
 )
-from stackwright.models.quantization import is_skipped
+from stackwright.models.quantization import is_skipped, own_format
 
 # Vocabulary rows are padded to a multiple of 64 (vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE).
 VOCABULARY_PADDING = 64
@@ -53,7 +53,9 @@ class Matrix(Struct, frozen=True, kw_only=True):
 
 
 def format_of(quantization: Quantization, matrix: Matrix) -> Quantization:
-    """Return the format of a matrix: the experts may have one of their own."""
+    """Return the format of a matrix: the experts may have one of their own, or each module."""
+    if quantization.mixed:
+        return own_format(quantization, matrix.names) or quantization
     return quantization.experts if matrix.expert and quantization.experts is not None else quantization
 
 
@@ -61,6 +63,10 @@ def is_quantized(quantization: Quantization, matrix: Matrix) -> bool:
     """Return whether a checkpoint has a matrix in its quantized form."""
     if quantization.kind in (WeightKind.NONE, WeightKind.UNKNOWN):
         return False
+    if quantization.mixed:
+        own = own_format(quantization, matrix.names)
+        named = own is not None and (matrix.linear or matrix.expert or matrix.names[0] in own.modules)
+        return named and not is_skipped(quantization, matrix.names)
     wanted = matrix.expert if quantization.experts_only else matrix.linear
     if quantization.kind is WeightKind.GGUF:
         # The engine keeps a GGUF file's embedding and output matrix as they are in the file.

@@ -35,6 +35,7 @@ from stackwright.engines.protocol import (
 from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.settings import CPU_RELEASE, DTYPE, EXPERT_PARALLEL_FLAG, FLAGS, KEYS, SETTINGS
 from stackwright.errors import NoPlanError
+from stackwright.models.checkpoint import MIXED
 
 # What is taken in a step on most GPUs where nobody says otherwise (0.32.0 engine/arg_utils.py, get_batch_defaults).
 LEAST_STEP_TOKENS = 2048
@@ -439,6 +440,8 @@ class Vllm:
             rules[weight_format] = replace(rules[weight_format], weight_only=table.runs_from((name,), read[-1]))
         if least := table.runs_from((_MODELOPT,), read[-1]):
             rules[WeightFormat.FP8] = replace(rules[WeightFormat.FP8], methods={_MODELOPT: least})
+        if least := table.runs_from((MIXED,), read[-1]):
+            rules[WeightFormat.NVFP4] = replace(rules[WeightFormat.NVFP4], methods={MIXED: least})
         return rules
 
     def problem_with_value(self, key: str, value: str, version: str, catalog: Catalog) -> str | None:

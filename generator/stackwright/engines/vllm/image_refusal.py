@@ -197,7 +197,7 @@ def _method_of(facts: ModelFacts) -> str | None:
 def _schemes_of(method: str, weight_format: WeightFormat | None) -> tuple[str, ...]:
     """Return what may run a method's weights in a format, as catalog/formats.yaml has it; the engine takes any."""
     if method == "modelopt" and weight_format is not WeightFormat.FP8:
-        return ("modelopt_fp4",) if weight_format is WeightFormat.NVFP4 else ()
+        return ()
     if method != "compressed-tensors":
         return (method,)
     return tuple(f"{method}/{scheme}" for scheme in _SCHEMES.get(weight_format or WeightFormat.OTHER, ()))
@@ -208,6 +208,9 @@ def _readers(method: str, version: str, catalog: Catalog) -> str:
     last = catalog.formats().last_reader(method)
     if last is None:
         return f"which no known release of {name} reads"
+    first = catalog.formats().methods[method][0]
+    if order_release(version) < order_release(first):
+        return f"which {name} {version} does not read yet; the first that does is {first}"
     holes = holes_of(name, last, catalog.advisories())
     grave = list_holes(tuple(hole for hole in holes if hole.kind in REFUSED_HOLES))
     vulnerable = f" (it has known vulnerabilities: {grave})" if grave else ""

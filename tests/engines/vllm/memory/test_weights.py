@@ -181,3 +181,54 @@ def test_experts_may_have_a_format_of_their_own() -> None:
     four = weights_gib("deepseek-r1", quantization_config=fp8, expert_dtype="fp4", tp=8)
     dense = weights_gib("deepseek-r1", quantization_config=fp8, n_routed_experts=1, tp=8)
     assert (four - dense) / (eight - dense) == pytest.approx(17 / 32, rel=0.04)
+
+
+def mixed(layers: dict[str, str], **extra: Any) -> dict[str, Any]:
+    """Return a `quantization_config` of ModelOpt with the algorithm of each module."""
+    named = {name: {"quant_algo": algorithm} for name, algorithm in layers.items()}
+    return {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": named, **extra}
+
+
+def of_all_layers(parts: dict[str, str], prefix: str = "model.language_model.layers") -> dict[str, str]:
+    """Return the algorithm of each module for all layers of qwen3-8b."""
+    return {f"{prefix}.{index}.{part}": algorithm for index in range(36) for part, algorithm in parts.items()}
+
+
+ATTENTION = {f"self_attn.{part}": "FP8" for part in ("q_proj", "k_proj", "v_proj", "o_proj")}
+MLP = {f"mlp.{part}": "NVFP4" for part in ("gate_proj", "up_proj", "down_proj")}
+
+
+def test_each_module_of_a_mixed_checkpoint_has_its_own_format() -> None:
+    plain, eight, four = (
+        weights_gib("qwen3-8b", quantization_config=quantization)
+        for quantization in (
+            None,
+            {"quant_method": "modelopt", "quant_algo": "FP8"},
+            {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+        )
+    )
+    of_mlp = weights_gib("qwen3-8b", quantization_config=mixed(of_all_layers(MLP)))
+    both = weights_gib("qwen3-8b", quantization_config=mixed(of_all_layers({**ATTENTION, **MLP})))
+    assert four < both < eight
+    # 36 layers of 3 × 4096 × 12288 numbers, of which NVFP4 leaves 9/32; attention has 2 × 4096 × (4096 + 1024).
+    assert (plain - of_mlp) * GIB == pytest.approx(36 * 3 * 4096 * 12288 * 2 * 23 / 32, rel=0.005)
+    assert (of_mlp - both) * GIB == pytest.approx(36 * 2 * 4096 * 5120, rel=0.01)
+
+
+def test_a_mixed_checkpoint_may_name_the_part_around_modules_and_the_output() -> None:
+    around = mixed(of_all_layers({"self_attn": "FP8", "mlp": "NVFP4"}, "model.layers"))
+    each = mixed(of_all_layers({**ATTENTION, **MLP}))
+    assert weights_gib("qwen3-8b", quantization_config=around) == weights_gib("qwen3-8b", quantization_config=each)
+    output = mixed({"lm_head": "NVFP4", "mtp.layers.0.mlp": "NVFP4"})
+    plain, less = (weights_gib("qwen3-8b", quantization_config=own) for own in (None, output))
+    assert (plain - less) * GIB == pytest.approx(151936 * 4096 * 2 * 23 / 32, rel=0.01)
+
+
+@pytest.mark.parametrize("layers", [{}, {"model.layers.0.mlp": "IQ4_XS"}])
+def test_a_mixed_checkpoint_with_an_unknown_format_is_of_unknown_format(layers: dict[str, str]) -> None:
+    assert shape_of("qwen3-8b", quantization_config=mixed(layers)).unknown == ("the quantization method",)
+
+
+def test_fp8_of_modelopt_may_have_scales_of_blocks() -> None:
+    quantization = {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}
+    assert shape_of("qwen3-8b", quantization_config=quantization).quantization.group == 128

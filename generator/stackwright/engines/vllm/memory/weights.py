@@ -59,6 +59,7 @@ _FORMAT_ERRORS = {
     WeightKind.INT4: 0.06,
     WeightKind.BITSANDBYTES4: 0.08,
     WeightKind.NVFP4: 0.3,
+    WeightKind.MIXED: 0.06,
     WeightKind.UNKNOWN: 0.3,
 }
 
