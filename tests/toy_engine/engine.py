@@ -103,6 +103,10 @@ class Toy:
         """Take every model for one that chats."""
         return Role.CHAT
 
+    def overridden(self, facts: ModelFacts, pins: Mapping[str, str]) -> ModelFacts:
+        """Change nothing."""
+        return facts
+
     def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what does not chat."""
         if not role.generates:

@@ -277,6 +277,8 @@ def want_model(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Ch
     llm, spot = name_llm(facts), wished_in.partition(".name: ")[0]
     attached = Attached(adapters=_adapters(model, paths, spot), volumes=model.volumes)
     model = replace(model, chat_template=_template(model, paths, chosen.options, spot))
+    pins = pins_of_model(model, chosen.arguments, attached.adapters, engine, spot)
+    facts = engine.overridden(facts, {pin.key: pin.value for pin in pins})
     return WantedModel(
         llm=replace(llm, name=model.served_name) if model.served_name else llm,
         facts=facts,
@@ -286,7 +288,7 @@ def want_model(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Ch
         gpu_share=model.gpu_share,
         exclusive=model.exclusive,
         pinned=model.pinned,
-        pins=pins_of_model(model, chosen.arguments, attached.adapters, engine, spot),
+        pins=pins,
         attached=attached,
     )
 

@@ -260,13 +260,22 @@ class ArchitectureTable(Struct, frozen=True, kw_only=True, eq=False):
     def releases(self, architecture: str) -> Range | None:
         """Return the first and last release that has an architecture, or what it is made from; None where none has."""
         own = self._span(architecture)
-        if own is not None:
+        if own is not None and own[1] is None:
             return own
+        made = self._made_from(architecture)
+        if own is None or made is None:
+            return own or made
+        # One that left the registry is then made from what is still in it, as Qwen3ForSequenceClassification is.
+        return own[0], max(own, made, key=self._end)[1]
+
+    def _made_from(self, architecture: str) -> Range | None:
+        """Return the span of the first other one that differs in its ending alone; None where there is none."""
         ending = next((ending for ending in _ENDINGS if architecture.endswith(ending)), None)
         if ending is None or ending == architecture:
             return None
         base = architecture.removesuffix(ending)
-        return next((span for other in _ENDINGS if (span := self._span(base + other)) is not None), None)
+        others = (base + other for other in _ENDINGS if other != ending)
+        return next((span for other in others if (span := self._span(other)) is not None), None)
 
     def serves(self, architecture: str, version: str) -> bool | None:
         """Return whether a release has an architecture; None where none has, or nobody looked into one so old."""

@@ -299,6 +299,9 @@ class Engine(Protocol):
     def role_of(self, config: ModelConfig, catalog: Catalog) -> Role:
         """Return what a model is made for, as the engine itself tells it."""
 
+    def overridden(self, facts: ModelFacts, pins: Mapping[str, str]) -> ModelFacts:
+        """Return a model as the pins, by the engine's plain keys, change its configuration."""
+
     def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what the engine cannot serve. Raises NoPlanError."""
 

@@ -13,6 +13,7 @@ from stackwright.domain.model_facts import ModelConfig, ModelFacts
 from stackwright.domain.plan import Mode
 from stackwright.domain.role import Role
 from stackwright.domain.setting_spec import Kind
+from stackwright.engines.vllm.overrides import ranking_overrides
 from stackwright.engines.vllm.settings import ANY_HOST, ARGUMENT_PREFIX, SETTINGS
 from stackwright.errors import NoPlanError
 
@@ -156,15 +157,17 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         Role.EMBEDDING: by_architecture not in (Role.RERANK, Role.TRANSCRIPTION),
         # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine
         # compares vectors (0.32.0 config/model.py, _get_default_convert_type), which a model made for ranking was never
-        # taught; Qwen3-Reranker also needs a template of its own.
+        # taught; those that rank by a word are told by overrides (overrides.py), and need a template of their own.
         Role.RERANK: by_architecture is Role.RERANK and facts.config.scores == 1,
         Role.TRANSCRIPTION: by_architecture is Role.TRANSCRIPTION,
     }
     if not able[role]:
         architecture = facts.config.architecture or "unknown"
+        given = ranking_overrides(architecture) if role is Role.RERANK else None
+        overrides = f"if it is a reranker, it ranks with `--arg='--hf-overrides={given}'`; or " if given else ""
         raise NoPlanError(
             f"{facts.name} cannot be served for {role}: its architecture is {architecture}; vLLM needs {_SERVED[role]}",
-            hint=f"name another model, such as {_EXAMPLES[role]}, or another role in envs/<env>.yaml",
+            hint=f"{overrides}name another model, such as {_EXAMPLES[role]}, or another role in envs/<env>.yaml",
         )
 
 

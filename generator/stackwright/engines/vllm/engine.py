@@ -184,6 +184,12 @@ class Vllm:
 
         return role_of(config, catalog)
 
+    def overridden(self, facts: ModelFacts, pins: Mapping[str, str]) -> ModelFacts:
+        """Return a model with the architecture and the scores that `--hf-overrides` gives it."""
+        from stackwright.engines.vllm.overrides import overridden
+
+        return overridden(facts, pins)
+
     def check_role(self, facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         """Refuse what vLLM would not start with, or would answer with numbers that mean nothing. Raises NoPlanError."""
         from stackwright.engines.vllm.arguments import check_role

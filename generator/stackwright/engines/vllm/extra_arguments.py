@@ -118,7 +118,7 @@ _WARNED: Mapping[str, str] = {
     ),
     "--allowed-local-media-path": "every client can have files of this folder read, by a file:// URL",
     "--enable-log-requests": "prompts stand in the engine's log",
-    "--hf-overrides": "changes the model's configuration: the forecast does not count it",
+    "--hf-overrides": "changes the model's configuration: the forecast counts the architecture of it alone",
     "--model-impl": "another implementation: the forecast does not count what it takes",
     "--kv-transfer-config": "moves the KV cache elsewhere: the forecast does not count it",
     "--compilation-config": "changes graphs and compilation: the forecast does not count it",
