@@ -87,8 +87,9 @@ CATALOG = load_catalog()
         (LATENT, "0.33.0", "12.1", "fp8", False),  # Triton's block of 102,400 bytes
         (LATENT, "0.33.0", "12.1", "auto", True),
         ({**LATENT, "kv_lora_rank": 256}, "0.33.0", "12.1", "fp8", True),
-        (LATENT, "0.33.0", "7.5", "bfloat16", False),
-        (LATENT, "0.33.0", "7.5", "float16", True),
+        (LATENT, "0.33.0", "7.5", "auto", False),  # there 102,400 bytes in any format
+        ({**LATENT, "kv_lora_rank": 256}, "0.33.0", "7.5", "bfloat16", False),
+        ({**LATENT, "kv_lora_rank": 256}, "0.33.0", "7.5", "float16", True),
         (OWN_LATENT, "0.33.0", "12.0", "auto", False),
         (OWN_LATENT, "0.33.0", "12.0", "bfloat16", True),
         (OWN_LATENT, "0.33.0", "10.0", "auto", True),
@@ -186,7 +187,7 @@ def test_a_pinned_cache_without_a_kernel_is_refused_with_the_way_out(tmp_path: P
         (LATENT, "0.33.0", "10.0", ("auto", "fp8")),
         (OWN_LATENT, "0.33.0", "10.0", ("auto",)),
         (OWN_LATENT, "0.33.0", "12.0", ("bfloat16",)),
-        (OWN_LATENT, "0.33.0", "7.5", ("float16",)),
+        ({**OWN_LATENT, "kv_lora_rank": 256}, "0.33.0", "7.5", ("float16",)),
     ],
 )
 def test_only_formats_with_a_kernel_are_chosen(
