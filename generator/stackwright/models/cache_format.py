@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from stackwright.models.format import quantization_of
 from stackwright.models.keys import count, mapping, text
 
-# vLLM 0.32.0 utils/torch_utils.py, MODELOPT_TO_VLLM_KV_CACHE_DTYPE_MAP; read on 2026-11-30.
+# Release 0.32.0 of the usual engine, utils/torch_utils.py, `MODELOPT_TO_…_KV_CACHE_DTYPE_MAP`; read on 2026-11-30.
 _FORMATS = {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}
 
 
 def own_cache_format(config: Mapping[str, object], *, compressed: bool) -> str | None:
     """Return the engine's name of the format; None where a configuration names none, or one that is not taken.
 
-    ModelOpt's is taken for every model (vLLM 0.32.0 utils/torch_utils.py, get_kv_cache_quant_algo_string), that of
+    ModelOpt's is taken for every model (0.32.0 utils/torch_utils.py, get_kv_cache_quant_algo_string), that of
     compressed-tensors for attention that is not `compressed` to a latent vector (layers/attention/attention.py,
     Attention.__init__; none in mla_attention.py). Read on 2026-11-30.
     """

@@ -13,7 +13,7 @@ from stackwright.units import GIB, MIB
 # NVML counts what the driver keeps for itself, CUDA does not. From the pairs of figures seen in logs and nvidia-smi
 # dumps (GiB, NVML − CUDA): 3090 24.00 − 23.58, T4 15.00 − 14.56, H100 79.65 − 79.18, B200 179.06 − 178.36, PRO 4500
 # 31.84 − 31.38. Smaller cards keep less: 6.00 − 5.80 and 5.85, 8.00 − 7.79, 11.00 − 10.76 (totals in PyTorch's
-# out-of-memory messages). Under WSL nothing is hidden: 31.84 of a 5090, 8.00 of a 4060 (vLLM issue #13882).
+# out-of-memory messages). Under WSL nothing is hidden: 31.84 of a 5090, 8.00 of a 4060 (issue #13882 of the engine).
 _KEPT_MOST_BYTES, _KEPT_PART, _KEPT_SHARE = 410 * MIB, 0.026, 0.0015
 
 

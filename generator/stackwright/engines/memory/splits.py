@@ -1,7 +1,7 @@
 """Which widths tensor parallelism may cut how thin: a quantized matrix is split between its scales alone. Pure.
 
 A row-parallel matrix is cut along its inputs, and each rank has to keep whole blocks or groups of those that share a
-scale; a matrix with square blocks also along its outputs (vLLM 0.33.0 layers/quantization/utils/fp8_utils.py,
+scale; a matrix with square blocks also along its outputs (0.33.0 layers/quantization/utils/fp8_utils.py,
 validate_fp8_block_shape and validate_fp8_block_shape_moe; auto_awq.py, AWQLinearMethod.create_weights;
 compressed_tensors_moe_wna16.py; read 2026-11-28).
 """
