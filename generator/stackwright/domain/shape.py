@@ -204,6 +204,7 @@ class Shape(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     checkpoint.
     `least_step_tokens`: a step takes at least so many tokens where nobody says how many. `cache_format`: in which the
     checkpoint wants its keys and values kept, None where it does not say.
+    `host_tables`: the engine keeps tables of n-grams, which are in the checkpoint, in the processor's memory.
     `unknown` names what the configuration does not tell, one short phrase each.
     """
 
@@ -229,6 +230,7 @@ class Shape(Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     extra_embeddings: int = 0
     draft_layers: int = 0
     least_step_tokens: int = 0
+    host_tables: bool = False
     cache_format: str | None = None
     unknown: tuple[str, ...] = field(default=())
 

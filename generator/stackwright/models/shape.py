@@ -48,6 +48,9 @@ _OWN_CACHES = (
     "qwen4_exp",
 )
 _COMPRESSED = frozenset(("compress_ratio", "compress_ratios", "index_kpool"))
+# Layers with tables of n-grams, which stay in the processor's memory by default (0.32.0 config/engram.py, line 13 and
+# cpu_offload; read 2026-11-30).
+_HOST_TABLES = ("ple_layer_ids", "engram_layer_ids")
 # Families whose rotations are multimodal even where a configuration was cut short.
 _MROPE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # vLLM 0.32.0 models/qwen2.py: these have biases although their configuration does not say so.
@@ -94,6 +97,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         least_step_tokens=_least_step_tokens(config, part),
+        host_tables=any(part.get(key) for key in _HOST_TABLES),
         cache_format=own_cache_format(config, compressed=latent is not None),
         unknown=(
             *_unknown(part, layers, state, quantization),
@@ -111,6 +115,8 @@ def _unknown(
         yield "the number of layers"
     if quantization.kind is WeightKind.UNKNOWN:
         yield "the quantization method"
+    if any(part.get(key) for key in _HOST_TABLES):
+        yield "the size of the tables that the engine keeps in the processor's memory"
     if state is None and any(layer.keeps_state for layer in layers):
         yield "the size of the recurrent state"
     if text(part, "model_type").startswith(_OWN_CACHES) or _COMPRESSED & part.keys():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from stackwright.domain.forecast import EngineSettings, GpuMemory
+from stackwright.domain.shape import Shape
 from stackwright.domain.tensors import TensorHeader
 from stackwright.engines.vllm.memory.releases import Release
-from stackwright.engines.vllm.memory.weights import allocated, stage_weights
+from stackwright.engines.vllm.memory.weights import allocated, parameter_bytes, stage_weights
 from stackwright.models.shape import parse_shape
 from stackwright.units import GIB, MIB
 
@@ -232,3 +234,64 @@ def test_a_mixed_checkpoint_with_an_unknown_format_is_of_unknown_format(layers: 
 def test_fp8_of_modelopt_may_have_scales_of_blocks() -> None:
     quantization = {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}
     assert shape_of("qwen3-8b", quantization_config=quantization).quantization.group == 128
+
+
+def published(shape: Shape, times: float) -> tuple[float, float]:
+    """Return by what the weights grow where a size is published that is so many times the formula's, and the doubt."""
+    release = Release("0.32.0")
+    plain = stage_weights(shape, EngineSettings(), A100, release)[0]
+    size = int(parameter_bytes(shape) * times)
+    term = stage_weights(shape, EngineSettings(), A100, release, None, size)[0]
+    return 1 + (term.bytes - plain.bytes) / parameter_bytes(shape), term.error / term.bytes
+
+
+@pytest.mark.parametrize("times", [0.2, 0.4, 2.5, 4.0])
+def test_a_published_size_far_from_the_formula_wins_and_the_difference_is_doubt(times: float) -> None:
+    grown, doubt = published(shape_of("qwen3-8b"), times)
+    assert grown == pytest.approx(times, rel=0.01)
+    assert doubt * grown == pytest.approx(abs(times - 1), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("times", "grown", "doubt"),
+    [
+        (1.0, 1.0, 0.012),  # they may not be in it
+        (1.02, 1.0, 0.02),  # they may be in it, as far as it is larger
+        (1.5, 1.5 - 0.0276, 0.0276),  # they are in it, or more was left as it was
+        (0.7, 0.7, 0.012),  # nothing can be larger than all
+    ],
+)
+def test_a_published_size_wins_beside_drafting_layers(times: float, grown: float, doubt: float) -> None:
+    shape = replace(shape_of("qwen3-8b"), draft_layers=1)
+    scale, share = published(shape, times)
+    assert scale == pytest.approx(grown, abs=0.005)
+    assert share * scale == pytest.approx(doubt, abs=0.002)
+
+
+def test_without_the_encoder_the_difference_to_a_published_size_is_doubt() -> None:
+    shape, release, settings = shape_of("gemma-3-4b"), Release("0.32.0"), EngineSettings(language_only=True)
+    size = parameter_bytes(shape)
+    plain, larger = (stage_weights(shape, settings, A100, release, None, int(size * each))[0] for each in (1, 1.3))
+    assert larger.bytes == plain.bytes
+    assert larger.error == pytest.approx(plain.bytes * 0.3, rel=0.02)
+
+
+@pytest.mark.parametrize("key", ["ple_layer_ids", "engram_layer_ids"])
+def test_tables_of_the_processor_are_no_weights_of_a_gpu(key: str) -> None:
+    plain, with_tables = shape_of("qwen3-8b"), shape_of("qwen3-8b", **{key: [2]})
+    assert not shape_of("qwen3-8b", **{key: []}).host_tables
+    assert with_tables.unknown == ("the size of the tables that the engine keeps in the processor's memory",)
+    grown, doubt = published(with_tables, 1.8)
+    assert (grown, doubt) == (pytest.approx(1.0), pytest.approx(0.8, rel=0.02))
+    assert published(plain, 1.8)[0] == pytest.approx(1.8, rel=0.01)
+    shape, release = parse_shape({**TINY, key: [2]}), Release("0.32.0")
+    tables = (
+        TensorHeader(
+            name="model.layers.1.ple.ple_embedding.ngram_embedding.shard_0.weight", dtype="BF16", shape=(64, 8)
+        ),
+        TensorHeader(name="model.layers.1.engram.embed_tokens.weight", dtype="BF16", shape=(64, 8)),
+    )
+    own, more = (
+        stage_weights(shape, EngineSettings(), A100, release, each)[0] for each in (headers(), (*headers(), *tables))
+    )
+    assert own.bytes == more.bytes

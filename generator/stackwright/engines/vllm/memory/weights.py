@@ -43,6 +43,8 @@ _WHOLE = (
 )
 _DRAFT = r"(^|\.)(mtp|eh_proj|enorm|hnorm|shared_head|nextn)\."
 _VISION = r"(^|\.)(visual|vision_tower|vision_model|vision_encoder|multi_modal_projector|mm_projector|audio)"
+# Tables that stay in the processor's memory (0.32.0 config/model.py:372, models/qwen4_exp/nvidia/ngram_embedding.py).
+_HOST_TABLE = r"\.(ngram_embedding|engram\.embed_tokens)\."
 _LAYER = r"\.(?:layers|h|blocks)\.(\d+)\."
 # A drafter may share the model's vocabulary matrices, which its file holds or leaves out.
 _DRAFT_ERROR = 0.5
@@ -121,8 +123,7 @@ def _counted(
         for position, layers in enumerate(stage_layers(len(shape.layers), stages))
     ]
     stored = replace(shape.quantization, nested=not unpacks_scales)
-    scale = 1.0 if tensors else _published_scale(shape, stored, weight_bytes, settings)
-    unexplained = 0.0 if tensors else _unexplained_share(shape, stored, weight_bytes)
+    scale, unexplained = (1.0, 0.0) if tensors else _published_scale(shape, stored, weight_bytes, settings)
     terms = []
     for rank in ranks:
         plain, held = _loaded_and_held(shape, rank, stored, expert_steps, settings)
@@ -299,6 +300,8 @@ def _is_loaded(name: str, shape: Shape, rank: _Rank, settings: EngineSettings) -
 
     The encoder on the first, drafting layers on the last if asked for.
     """
+    if re.search(_HOST_TABLE, name):
+        return False
     if re.search(_VISION, name):
         return rank.first and not settings.language_only
     found = re.search(_LAYER, name)
@@ -329,24 +332,27 @@ def _shares(header: TensorHeader, shape: Shape, tp: int) -> int:
 
 def _published_scale(
     shape: Shape, quantization: Quantization, weight_bytes: int | None, settings: EngineSettings
-) -> float:
-    """Return by how much a published size differs from the configuration's own; 1 where they cannot be compared.
+) -> tuple[float, float]:
+    """Return by how much a published size differs from the configuration's own, and which share of that is in doubt.
 
-    A checkpoint may hold drafting layers or an encoder that is not loaded, so only the whole model is compared.
+    Drafting layers and tables of the processor, which are not loaded, may be in the published size or not: of what it
+    leaves open, what is nearest to the configuration is taken, and what may come to that is doubt. So is the whole
+    difference where the two lie far apart, or where the encoder stays out, which may be what differs.
     """
-    if weight_bytes is None or settings.language_only or shape.draft_layers:
-        return 1.0
     expected = parameter_bytes(shape, quantization)
-    return weight_bytes / expected if expected and 0.5 < weight_bytes / expected < 2.0 else 1.0
+    if weight_bytes is None or not expected:
+        return 1.0, 0.0
+    least = 0 if shape.host_tables else weight_bytes - _draft_bytes(shape)
+    loaded = min(max(expected, least), weight_bytes)
+    scale, doubt = loaded / expected, (weight_bytes - loaded) / expected
+    if settings.language_only:
+        return 1.0, doubt + abs(scale - 1)
+    return scale, doubt if 0.5 < scale < 2.0 else max(doubt, abs(scale - 1))
 
 
-def _unexplained_share(shape: Shape, quantization: Quantization, weight_bytes: int | None) -> float:
-    """Return by what share a checkpoint with drafting layers is larger than the layers that are loaded; 0 without such.
-
-    What is beyond them may be the drafting layers, which are not loaded, or layers that were left unquantized: nobody
-    knows without the headers, so all of it counts as doubt.
-    """
-    if not shape.draft_layers or not weight_bytes:
-        return 0.0
-    expected = parameter_bytes(shape, quantization)
-    return min(max(weight_bytes / expected - 1, 0.0), 1.0) if expected else 0.0
+def _draft_bytes(shape: Shape) -> int:
+    """Return the size of the drafting layers in the model's own format, which quantizers leave them in."""
+    if not shape.draft_layers or not shape.layers:
+        return 0
+    layer = sum(matrix.elements for matrix in layer_matrices(shape, len(shape.layers) - 1, 1))
+    return shape.draft_layers * (layer + 2 * shape.hidden * shape.hidden) * shape.element_bytes
