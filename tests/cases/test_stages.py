@@ -19,8 +19,13 @@ from stackwright.planning.planner import make_plan
 from tests.planning_requests import recorded, request, with_model
 
 
-def replica(architecture: str, release: str = "0.33.0", fields: tuple[str, ...] = (), **pins: str) -> Replica:
-    """Plan a model that needs two GPUs, without NVLink between them; `fields` of its config.json hold something."""
+def replica(architecture: str, release: str = "0.33.0", **pins: str) -> Replica:
+    """Plan a model that needs two GPUs, without NVLink between them."""
+    return replica_with((), architecture, release, **pins)
+
+
+def replica_with(fields: tuple[str, ...], architecture: str, release: str = "0.33.0", **pins: str) -> Replica:
+    """Plan it, where these fields of its config.json hold something."""
     asked = request(recorded("2x-rtx4090"), mode=Mode.MULTI, model="Qwen/Qwen3-14B", pins=pins)
     facts = asked.models[0].facts
     facts = replace(facts, config=replace(facts.config, architecture=architecture, fields=frozenset(fields)))
@@ -46,7 +51,7 @@ def test_a_model_is_split_as_its_classes_can_be(architecture: str, release: str,
 @pytest.mark.parametrize(("fields", "sizes"), [((), (1, 2)), (("ple_layer_ids",), (2, 1))])
 def test_a_field_of_the_configuration_may_rule_stages_out(fields: tuple[str, ...], sizes: tuple[int, int]) -> None:
     """`N-gram PLE embedding requires pipeline_parallel_size=1` (vllm-project/vllm#55515)."""
-    made = replica("Qwen4ExpForConditionalGeneration", "0.32.0", fields)
+    made = replica_with(fields, "Qwen4ExpForConditionalGeneration", "0.32.0")
     assert (made.tensor_parallel, made.pipeline_parallel) == sizes
 
 
