@@ -113,7 +113,9 @@ CATALOG = load_catalog()
         (COMPRESSED, "0.33.0", "8.0", "auto", False),
         (COMPRESSED, "0.33.0", "8.9", "fp8", False),
         (COMPRESSED, "0.33.0", "9.0", "auto", True),
-        (COMPRESSED, "0.33.0", "9.0", "fp8_e5m2", False),
+        # Every kind of FP8 becomes DeepSeek's own layout there (0.32.0 models/deepseek_v4/attention.py:106-120).
+        (COMPRESSED, "0.33.0", "9.0", "fp8_e4m3", True),
+        (COMPRESSED, "0.33.0", "9.0", "fp8_e5m2", True),
         (COMPRESSED, "0.33.0", "12.0", "auto", True),
         (COMPRESSED, "0.23.0", "12.0", "auto", False),
         ({**COMPRESSED, "architectures": ["DeepseekV4ForConditionalGeneration"]}, "0.33.0", "8.6", "auto", False),
@@ -217,6 +219,13 @@ def test_a_checkpoints_own_cache_without_a_kernel_is_replaced(tmp_path: Path) ->
         make_plan(request(_on("12.0"), model=str(folder), pins={"VLLM_KV_CACHE_DTYPE": "auto"}), CATALOG)
     assert "with a KV cache in fp8_e4m3 on GPU 0" in refused.value.message
     assert refused.value.hint == "set VLLM_KV_CACHE_DTYPE to bfloat16"
+
+
+@pytest.mark.parametrize("host", ["wsl2-rtx5080", "gb10"])
+def test_where_no_forecast_is_sure_it_is_replaced_too(tmp_path: Path, host: str) -> None:
+    folder = write_model(tmp_path / "own", OWN_LATENT, {"model.safetensors": [WEIGHT]})
+    plan = make_plan(request(recorded(host), model=str(folder)), CATALOG)
+    assert plan.models[0].settings["VLLM_KV_CACHE_DTYPE"].value == "bfloat16"
 
 
 def test_a_checkpoints_own_cache_is_forecast_in_its_format() -> None:

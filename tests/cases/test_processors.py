@@ -21,6 +21,7 @@ from tests.planning_requests import plan_for, recorded
 
 AVX2 = recorded("cpu-small")
 AVX512 = replace(AVX2, cpu=replace(AVX2.cpu, flags=(*AVX2.cpu.flags, "avx512f")))
+AMX = replace(AVX2, cpu=replace(AVX512.cpu, flags=(*AVX512.cpu.flags, "amx_tile")))
 ARM = replace(AVX2, cpu=replace(AVX2.cpu, flags=("asimd",)))
 UNKNOWN = replace(AVX2, cpu=replace(AVX2.cpu, flags=()))
 INT4_GROUPS = {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True}}}
@@ -37,25 +38,30 @@ def check(facts: ModelFacts, host: Host, version: str = "0.32.0") -> str:
 
 
 @pytest.mark.parametrize(
-    ("quantization", "refused"),
+    ("quantization", "need"),
     [
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, True),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, True),
-        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, False),
-        ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "packing_format": "auto_round:auto_gptq"}, True),
-        ({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": INT4_GROUPS}, True),
-        ({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": INT8_GROUPS}, False),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, True),
-        ({"quant_method": "modelopt", "quant_algo": "FP8"}, False),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "AVX-512"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "AVX-512"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, None),
+        (
+            {"quant_method": "auto-round", "bits": 4, "group_size": 128, "packing_format": "auto_round:auto_gptq"},
+            "AVX-512",
+        ),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": INT4_GROUPS}, "AVX-512"),
+        ({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": INT8_GROUPS}, None),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "AMX"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, None),
     ],
 )
-def test_weights_of_avx512_are_refused_without_it(
-    tmp_path: Path, quantization: Mapping[str, object], refused: bool
+def test_weights_are_refused_where_their_instructions_are_missing(
+    tmp_path: Path, quantization: Mapping[str, object], need: str | None
 ) -> None:
     own = {**CONFIG, "quantization_config": quantization}
     facts = read_model(str(write_model(tmp_path / "model", own, {"model.safetensors": [WEIGHT]})), ())
-    assert ("by AVX-512 alone" in check(facts, AVX2)) is refused
-    assert [check(facts, host) for host in (AVX512, ARM, UNKNOWN)] == ["", "", ""]
+    said = check(facts, AVX2)
+    assert (f"by {need} alone" in said) if need else said == ""
+    assert [bool(check(facts, host)) for host in (AVX512, ARM)] == [need == "AMX"] * 2
+    assert [check(facts, host) for host in (AMX, UNKNOWN)] == ["", ""]
 
 
 @pytest.mark.parametrize(("version", "refused"), [("0.11.2", False), ("0.12.0", True), ("0.33.0", True)])

@@ -322,3 +322,12 @@ def test_a_template_that_is_not_there_is_told_on_this_machine(run: Run, project:
         f"{project}/envs/dev.yaml: models[0].chat_template: {project}/own.jinja: no such file",
         "write a Jinja file there, or remove it",
     )
+
+
+@pytest.mark.parametrize("door", ["--arg=--hf-overrides=", "--set=VLLM_ARG_HF_OVERRIDES="])
+def test_overrides_that_make_a_reranker_count_through_every_door(door: str, run: Run) -> None:
+    given = {"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"]}
+    own = json.dumps({**given, "is_original_qwen3_reranker": True}, separators=(",", ":"))
+    ran = run("plan", "dev", "--model=Qwen/Qwen3-0.6B", door + own, "--json", host="1x-h200")
+    assert ran.code == 0, ran.err
+    assert ran.json["models"][0]["role"] == "rerank"

@@ -188,6 +188,15 @@ def test_more_requests_than_states_have_room_lead_to_fewer(more: list[str]) -> N
     assert fit(asked(*words, "--max-num-seqs", said[1]), host("8x-h100-nvswitch")).verdict is not Verdict.DOES_NOT_FIT
 
 
+def test_fewer_requests_and_a_shorter_length_are_named_together() -> None:
+    words = ("--model", "Qwen/Qwen3.5-9B")
+    with pytest.raises(NoPlanError) as caught:
+        fit(asked(*words), host("1x-rtx3090"))
+    said = re.search("`(--max-num-seqs .*)`", str(caught.value.hint))
+    assert said
+    assert fit(asked(*words, *said[1].split()), host("1x-rtx3090")).verdict is not Verdict.DOES_NOT_FIT
+
+
 def test_a_host_without_a_gpu_says_which_length_its_cache_holds() -> None:
     with pytest.raises(NoPlanError) as caught:
         fit(asked("--model", "Qwen/Qwen3-0.6B"), host("cpu-small"))

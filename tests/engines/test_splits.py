@@ -50,6 +50,25 @@ def mixed(skipped: list[str]) -> tuple[Width, ...]:
     return split_widths(parse_config({"text_config": text, "quantization_config": own}).shape)
 
 
+@pytest.mark.parametrize(("size", "widths"), [(16, {12_296}), (0, set())])
+def test_each_part_of_a_mixed_checkpoint_is_cut_in_its_own_blocks(size: int, widths: set[int]) -> None:
+    text = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 12_296,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 1024,
+    }
+    row = {"quant_algo": "NVFP4", "group_size": 16} if size else {"quant_algo": "FP8"}
+    layers = {f"model.layers.0.mlp.{name}_proj": row for name in ("gate", "up", "down")}
+    own = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    found = split_widths(parse_config({**text, "quantization_config": own}).shape)
+    assert {width.size for width in found} == widths
+    assert {width.block for width in found} == ({size} if widths else set())
+
+
 def thin(**pins: str) -> PlanRequest:
     """Ask for a model whose experts four ranks cannot split."""
     return request(recorded("8x-h100-nvswitch"), mode=Mode.MULTI, model="Qwen/Qwen3-30B-A3B-FP8", pins=pins)

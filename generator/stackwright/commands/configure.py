@@ -258,16 +258,25 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
     """Add what this host has shown of the models, and the drafters that are pinned for them."""
     models = []
     for position, model in enumerate(request.models):
-        pinned = pinned_fields(request.engine.memory_settings, model_request(request, position).pins)
-        drafter = pinned.get("draft_model")
+        pins = model_request(request, position).pins
+        drafter = pinned_fields(request.engine.memory_settings, pins).get("draft_model")
         models.append(
             replace(
-                model,
+                _overridden(model, request.engine, pins, catalog),
                 seen=remembered_starts(paths.state, request.host, model.llm.location),
                 draft=read_shape(drafter, catalog.llms()) if drafter else None,
             )
         )
     return replace(request, models=tuple(models))
+
+
+def _overridden(model: WantedModel, engine: Engine, pins: Mapping[str, str], catalog: Catalog) -> WantedModel:
+    """Return a model as its pins have it; a role that nobody wished for follows."""
+    facts = engine.overridden(model.facts, pins)
+    if facts.config.architecture == model.facts.config.architecture:
+        return replace(model, facts=facts)
+    is_own = model.role is (model.facts.role or engine.role_of(model.facts.config, catalog))
+    return replace(model, facts=facts, role=engine.role_of(facts.config, catalog) if is_own else model.role)
 
 
 def want_model(model: ModelWish, wished_in: str, paths: ProjectPaths, chosen: Chosen) -> WantedModel:

@@ -20,6 +20,7 @@ from stackwright.domain.catalog import EngineRelease
 from stackwright.domain.forecast import EngineSettings, Forecast, RememberedStart, Verdict
 from stackwright.domain.host import Host
 from stackwright.domain.model_facts import ModelFacts
+from stackwright.domain.objective import Objective
 from stackwright.domain.setting_spec import Kind, SettingSpec, problem_with
 from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, MemorySetting, fields_of
@@ -184,16 +185,11 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
     from stackwright.models.read import read_model
     from stackwright.planning.placement import Heads, most_ranks
 
-    wanted = asked.settings.max_num_seqs
-    if answer.running and (wanted is None or answer.running < wanted):
-        fewer = replace(asked, settings=replace(asked.settings, max_num_seqs=answer.running))
-        if answer_fit(fewer, host).verdict is not Verdict.DOES_NOT_FIT:
-            return f"{answer.running:,} requests at once fit: `--max-num-seqs {answer.running}`"
-    length = answer.surely
-    if 0 < length < answer.max_model_len:
-        shorter = replace(asked, settings=replace(asked.settings, max_model_len=length))
-        if answer_fit(shorter, host).verdict is not Verdict.DOES_NOT_FIT:
-            return f"{length:,} tokens fit: `--max-model-len {length}`"
+    for requests, length in _less(asked, host, answer):
+        given = {"max_num_seqs": requests, "max_model_len": length}
+        less = replace(asked.settings, **{key: value for key, value in given.items() if value is not None})
+        if answer_fit(replace(asked, settings=less), host).verdict is not Verdict.DOES_NOT_FIT:
+            return _in_words(requests, length)
     config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
     version = _settings(asked).version or ""
     recut, whole_experts = (
@@ -206,27 +202,63 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
         flag = next((spec.flag for spec in specs if spec.key == engine.keys.expert_parallel), None)
         return f"--tensor-parallel: sizes that split it: {heads.sizes(most_ranks(host, None), flag)}"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
-    none = "no context length fits: " if length < answer.max_model_len else ""
+    none = "no context length fits: " if answer.surely < answer.max_model_len else ""
     return f"{none}use a smaller or quantized model{more}"
+
+
+def _less(asked: FitArguments, host: Host, answer: Forecast) -> Iterator[tuple[int | None, int | None]]:
+    """Yield what may fit in the place of what was asked, the least change first: requests at once, and the length."""
+    wanted = asked.settings.max_num_seqs
+    if answer.running and (wanted is None or answer.running < wanted):
+        yield answer.running, None
+    if 0 < answer.surely < answer.max_model_len:
+        yield None, answer.surely
+    if not host.gpus:
+        return
+    engine, facts, settings = _on_gpus(asked, host)
+    free = replace(settings, max_num_seqs=None, max_model_len=None, max_num_batched_tokens=None)
+    gpu = choose_gpus(host, settings.gpus)
+    found = engine.solve(facts.config.shape, free, gpu, facts.weights, Objective.THROUGHPUT)
+    if found is not None:
+        yield found.settings.max_num_seqs, found.settings.max_model_len
+
+
+def _in_words(requests: int | None, length: int | None) -> str:
+    told = [f"{requests:,} requests at once"] if requests is not None else []
+    told += [f"{length:,} tokens"] if length is not None else []
+    flags = [f"--max-num-seqs {requests}"] if requests is not None else []
+    flags += [f"--max-model-len {length}"] if length is not None else []
+    return f"{' of '.join(told)} fit: `{' '.join(flags)}`"
 
 
 def answer_fit(asked: FitArguments, host: Host) -> Forecast:
     """Return the forecast without printing it; same failures but for the verdict."""
     from stackwright.catalog.load import load_catalog, load_llms
     from stackwright.engines.memory.gpu import with_seen
-    from stackwright.models.read import read_model, read_shape
+    from stackwright.models.read import read_model
 
-    facts = read_model(asked.model, load_llms())
-    on_cpu = not host.gpus and (host.driver is None or host.driver.error is None)
-    engine = _engine_of(asked)
-    settings = _settings(asked, engine.processor_release() if on_cpu else None)
-    engine.check_release(facts, settings, host, load_catalog())
-    if on_cpu:
+    if not host.gpus and (host.driver is None or host.driver.error is None):
+        facts, engine = read_model(asked.model, load_llms()), _engine_of(asked)
+        engine.check_release(facts, _settings(asked, engine.processor_release()), host, load_catalog())
         return _answer_on_cpu(asked, facts, host)
-    if settings.draft_model is not None:
-        settings = replace(settings, draft=read_shape(settings.draft_model, load_llms()))
+    engine, facts, settings = _on_gpus(asked, host)
     gpu = with_seen(choose_gpus(host, settings.gpus), _seen(asked, facts, host))
     return engine.forecast(facts.config.shape, settings, gpu, facts.weights)
+
+
+def _on_gpus(asked: FitArguments, host: Host) -> tuple[Engine, ModelFacts, EngineSettings]:
+    """Return what is asked of the GPUs, checked: the cache has the format that the plan would give it."""
+    from stackwright.catalog.load import load_catalog, load_llms
+    from stackwright.models.read import read_model, read_shape
+
+    facts, engine, settings = read_model(asked.model, load_llms()), _engine_of(asked), _settings(asked)
+    if settings.kv_cache_dtype == "auto":
+        best = engine.cache_formats(facts, settings.version or "", host.gpus, load_catalog())[0]
+        settings = replace(settings, kv_cache_dtype=best)
+    engine.check_release(facts, settings, host, load_catalog())
+    if settings.draft_model is not None:
+        settings = replace(settings, draft=read_shape(settings.draft_model, load_llms()))
+    return engine, facts, settings
 
 
 def _answer_on_cpu(asked: FitArguments, facts: ModelFacts, host: Host) -> Forecast:

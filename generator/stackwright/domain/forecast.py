@@ -198,9 +198,11 @@ class Solution(Struct, frozen=True, kw_only=True):
     """Settings that fit, with their forecast, and in words what was given up for it.
 
     `engines_own`: the names of those settings that the engine takes by itself where nobody gives them.
+    `fewer_requests`: the cache lets no more run at once than these; more memory is not what they would need.
     """
 
     settings: EngineSettings
     forecast: Forecast
     given_up: tuple[str, ...] = ()
     engines_own: frozenset[str] = frozenset()
+    fewer_requests: bool = False

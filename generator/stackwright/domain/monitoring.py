@@ -1,4 +1,4 @@
-"""Monitored that Prometheus keeps: metrics, the panels that show them, the alerts that watch them. Pure data.
+"""What Prometheus keeps: metrics, the panels that show them, the alerts that watch them. Pure data.
 
 What a service tells of itself stands in its own module (`Monitored`); what every stack has, in rendering/monitoring/.
 """

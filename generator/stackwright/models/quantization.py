@@ -169,15 +169,17 @@ def _inside_model(name: str) -> str:
 
 @lru_cache(maxsize=65536)
 def own_format(quantization: Quantization, names: tuple[str, ...]) -> Quantization | None:
-    """Return the format that a module has by one of its names, or by a module around it; None where it has none.
+    """Return the format that a module has by one of its names, else by the nearest module around it; None: none.
 
-    As vLLM 0.32.0 looks them up (quantization/modelopt.py, _resolve_quant_algo).
+    Checkpoints name the modules themselves (vLLM 0.32.0 quantization/modelopt.py, _resolve_quant_algo); the catalog's
+    rows name what lies around them.
     """
     for name in names:
         parts = _inside_model(name).split(".")
-        around = {".".join(parts[:end]) for end in range(len(parts), 0, -1)}
-        if (found := next((own for own in quantization.mixed if around & own.modules), None)) is not None:
-            return found
+        for end in range(len(parts), 0, -1):
+            around = ".".join(parts[:end])
+            if (found := next((own for own in quantization.mixed if around in own.modules), None)) is not None:
+                return found
     return None
 
 

@@ -190,9 +190,11 @@ def _searching(solution: Solution) -> Solution:
 
 def _modest(asked: EngineSettings, length: int, shape: Shape) -> EngineSettings:
     """Return settings that ask for little, where the person left them open; a step takes one whole picture."""
+    own = asked.kv_cache_dtype
     return replace(
         asked,
         max_model_len=length,
+        kv_cache_dtype=asked.cache_formats[0] if own == "auto" else own,
         max_num_seqs=asked.max_num_seqs or CAUTIOUS_SEQS,
         max_num_batched_tokens=asked.max_num_batched_tokens or max(2048, shape.least_step_tokens),
     )

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from stackwright.domain.shape import Shape, WeightKind
+from stackwright.domain.shape import Quantization, Shape, WeightKind
 from stackwright.engines.memory.parts import Matrix, format_of, is_quantized, layer_matrices
 
 # Experts of AWQ and GPTQ whose width is no multiple of a group fall back to kernels that halve it, down to this (0.33.0
@@ -70,7 +70,8 @@ def split_widths(shape: Shape, *, recut: bool = False) -> tuple[Width, ...]:
     `recut`: the engine cuts blocks of FP8 experts finer where a split needs it.
     """
     quantization = shape.quantization
-    if quantization.group <= 1 or quantization.kind not in _CUT_AS_THEY_ARE:
+    is_mixed = quantization.kind is WeightKind.MIXED
+    if not is_mixed and (quantization.group <= 1 or quantization.kind not in _CUT_AS_THEY_ARE):
         return ()
     widths = (width for kind in shape.kinds for width in _of_layer(shape, shape.layers.index(kind), recut=recut))
     return tuple(dict.fromkeys(widths))
@@ -79,19 +80,19 @@ def split_widths(shape: Shape, *, recut: bool = False) -> tuple[Width, ...]:
 def _of_layer(shape: Shape, index: int, *, recut: bool) -> Iterator[Width]:
     quantization, layer = shape.quantization, shape.layers[index]
     for whole, part in zip(layer_matrices(shape, index, 1), layer_matrices(shape, index, 2), strict=True):
-        if not is_quantized(quantization, whole) or format_of(quantization, whole).kind not in _CUT_AS_THEY_ARE:
+        own = format_of(quantization, whole)
+        if not is_quantized(quantization, whole) or own.group <= 1 or own.kind not in _CUT_AS_THEY_ARE:
             continue
         if whole.columns != part.columns:
-            block = _expert_block(shape, recut=recut) if whole.expert else quantization.group
+            block = _expert_block(shape, own, recut=recut) if whole.expert else own.group
             yield Width(matrix=_short(whole, index), size=whole.columns, block=block, expert=whole.expert)
-        if quantization.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index):
+        if own.kind is WeightKind.FP8 and "self_attn.qkv_proj" in _short(whole, index):
             size = layer.kv_heads * layer.head_dim
-            yield Width(matrix="self_attn.k_proj", size=size, block=quantization.group, least=layer.head_dim)
+            yield Width(matrix="self_attn.k_proj", size=size, block=own.group, least=layer.head_dim)
 
 
-def _expert_block(shape: Shape, *, recut: bool) -> int:
+def _expert_block(shape: Shape, quantization: Quantization, *, recut: bool) -> int:
     """Return what a split of experts has to keep whole: less than shares a scale where a kernel cuts that finer."""
-    quantization = shape.quantization
     least = LEAST_EXPERT_GROUP if quantization.kind in _HALVED else quantization.group
     if recut and quantization.method == RECUT_METHOD and shape.hidden % LEAST_RECUT_BLOCK == 0:
         least = LEAST_RECUT_BLOCK

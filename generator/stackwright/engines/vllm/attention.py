@@ -42,10 +42,11 @@ def has_kernel(
         return None
     cache_format = cache_format_of(shape, cache_format, rules_of(version))
     own = table.of(version, shape.architecture)
+    packed = (sparse or any(row.sparse for row in own)) and cache_format.startswith("fp8")
+    taken = {cache_format, _SPARSE_FP8 if packed else cache_format}
     # What such an architecture makes of `auto` its own code decides.
-    if own and not any(capability in row.capabilities and cache_format in (AUTO, *row.cache_formats) for row in own):
+    if own and not any(capability in row.capabilities and taken & {AUTO, *row.cache_formats} for row in own):
         return False
-    taken = {cache_format, _SPARSE_FP8 if sparse and cache_format.startswith("fp8") else cache_format}
     able = [row for row in rows if taken & set(row.cache_formats)]
     # Each layer looks for a kernel of its own size; an empty list takes any.
     calls = [
@@ -66,7 +67,7 @@ def has_kernel(
 
 
 def cache_formats(shape: Shape, version: str, gpus: tuple[Gpu, ...], catalog: Catalog) -> tuple[str, ...]:
-    """Return the formats of the cache that may be chosen: `auto`, and `fp8` where it is smaller and has a kernel.
+    """Return the formats of the cache that may be chosen: `auto`, and `fp8` where it surely has a kernel.
 
     Where a checkpoint's own format has no kernel, a plain one that has stands in for `auto`.
     """

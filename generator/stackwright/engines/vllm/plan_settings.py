@@ -81,8 +81,6 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
 
     The context is `auto` where the engine itself is to search for it.
     """
-    from stackwright.engines.vllm.memory.solve import SEQS_STEP
-
     settings, memory = solution.settings, solution.forecast.memory
     each = " per GPU" if placement.ranks > 1 else ""
     room = f"{format_bytes(memory.kv_cache_bytes)} of KV cache{each} hold {memory.kv_cache_tokens:,} tokens"
@@ -92,7 +90,7 @@ def gpu_settings(placement: Placement, solution: Solution, share: Setting) -> di
     length = "auto" if settings.max_model_len is None else str(settings.max_model_len)
     sure = solution.forecast.verdict is Verdict.FITS
     most = "largest tested value that fits"
-    if solution.forecast.running is not None and (settings.max_num_seqs or 0) > solution.forecast.running - SEQS_STEP:
+    if solution.fewer_requests:
         most = "the cache lets no more requests run at once"
     many = _setting(
         str(settings.max_num_seqs), most if sure else "kept low: memory use cannot be predicted here", MEMORY

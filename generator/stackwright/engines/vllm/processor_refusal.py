@@ -6,6 +6,8 @@ only when a layer first computes (vllm-project/vllm#55613; its mend, #55824, was
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from stackwright.domain.catalog import Catalog, order_release
 from stackwright.domain.host import Cpu
 from stackwright.domain.model_facts import ModelFacts
@@ -21,36 +23,50 @@ _INTEGER_KINDS = frozenset({WeightKind.AWQ, WeightKind.GPTQ, WeightKind.INT4})
 _INTEGER_BITS = 4
 _INTEGER_RELEASE = "0.12.0"
 # Both kernels for blocks ask for AMX (0.32.0 model_executor/kernels/linear/__init__.py:495, scaled_mm/cpu.py:241 and
-# 453), which no processor without AVX-512 has; their operators are in _C.abi3.so alone. Read 2026-11-30.
+# 453), and no processor but those of x86_64 has it. Read 2026-11-30.
 _BLOCK_RELEASE = "0.32.0"
-_AVX512 = "avx512f"
 _PLAIN = frozenset(PLAIN.values())
 
 
 def check_processor(facts: ModelFacts, version: str, cpu: Cpu, catalog: Catalog) -> None:
-    """Refuse weights whose only kernels in a release need AVX-512, on a processor of x86_64 without it.
+    """Refuse weights whose only kernels in a release need instructions that the processor does not have.
 
     Raises:
         NoPlanError: the hint names the unquantized copy of the model, where the catalog has one.
     """
-    weights = _weights_of_avx512(facts.config.shape.quantization, version)
-    if weights is None or processor_of(cpu, ()) != X86_64 or _AVX512 in cpu.flags:
+    need = _need_of(facts.config.shape.quantization, version)
+    if need is None or not cpu.flags or need.flag in cpu.flags:
+        return
+    if need.x86_64_alone and processor_of(cpu, ()) != X86_64:
         return
     copy = _plain_copy(facts, catalog)
     raise NoPlanError(
-        f"{catalog.formats().engine} {version} computes with {weights} such as those of {facts.name} by AVX-512 "
-        f"alone, which the processor ({cpu.model or 'of unknown model'}) does not have",
+        f"{catalog.formats().engine} {version} computes with {need.weights} such as those of {facts.name} by "
+        f"{need.instructions} alone, which the processor ({cpu.model or 'of unknown model'}) does not have",
         hint=f"use the unquantized copy: `--model {copy}`" if copy else "name the unquantized copy of the model",
     )
 
 
-def _weights_of_avx512(quantization: Quantization, version: str) -> str | None:
-    """Name the weights that need AVX-512; None where they do not, or nobody knows."""
+class _Need(NamedTuple):
+    """What weights need of a processor: the instructions and their flag. `x86_64_alone`: others have other kernels."""
+
+    weights: str
+    instructions: str
+    flag: str
+    x86_64_alone: bool
+
+
+_INTEGERS = _Need("4-bit integer weights", "AVX-512", "avx512f", True)
+_BLOCKS = _Need("FP8 weights in blocks", "AMX", "amx_tile", False)
+
+
+def _need_of(quantization: Quantization, version: str) -> _Need | None:
+    """Return what weights need; None where they need nothing, or nobody knows."""
     release = order_release(version)
     if quantization.kind in _INTEGER_KINDS and quantization.bits == _INTEGER_BITS:
-        return "4-bit integer weights" if release >= order_release(_INTEGER_RELEASE) else None
+        return _INTEGERS if release >= order_release(_INTEGER_RELEASE) else None
     if quantization.kind is WeightKind.FP8 and quantization.group:
-        return "FP8 weights in blocks" if release >= order_release(_BLOCK_RELEASE) else None
+        return _BLOCKS if release >= order_release(_BLOCK_RELEASE) else None
     return None
 
 

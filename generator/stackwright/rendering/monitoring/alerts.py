@@ -1,6 +1,7 @@
 """The alerts: when each fires, a sentence, and where docs/how-to/monitoring.md tells how to mend it. Pure.
 
-Each has a test of its own (tests/rendering/test_alerts.yaml): a series at which it fires, and one at which it does not.
+Each has a test of its own (tests/integration/monitoring/test_alerts.py): a series at which it fires, and one at which
+it does not.
 """
 
 from __future__ import annotations

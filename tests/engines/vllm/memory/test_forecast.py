@@ -81,7 +81,8 @@ def test_no_more_requests_are_planned_than_states_have_room() -> None:
     requests, running = chosen.settings.max_num_seqs, chosen.forecast.running
     assert requests is not None
     assert running is not None
-    assert running - 8 < requests <= running
+    assert 0 < requests <= running
+    assert chosen.fewer_requests
     pinned = solve(shape, replace(asked, max_num_seqs=2 * requests), H100)
     assert pinned is not None
     assert pinned.settings.max_num_seqs == 2 * requests

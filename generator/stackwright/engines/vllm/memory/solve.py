@@ -19,8 +19,6 @@ from stackwright.engines.vllm.memory.weights import stage_weights
 
 # Below these a server is of little use: shorter than a page of text with its answer, or one request after the other.
 SHORTEST_USEFUL = 2048
-# Requests are a multiple of this where the pool decides how many may run.
-SEQS_STEP = 8
 _LENGTH_STEP = 256
 # Requests at once and tokens in a step are halved from the engine's own default for that GPU, which its makers tuned,
 # down to these; the profile run's peak grows with both.
@@ -64,10 +62,16 @@ def solve(
     if chosen is None:
         return None
     answer = tell(chosen)
-    if settings.max_num_seqs is None and answer.running is not None and answer.running < (chosen.max_num_seqs or 0):
-        chosen = replace(chosen, max_num_seqs=max(answer.running // SEQS_STEP * SEQS_STEP, 1))
+    bounded = answer.running is not None and 0 < answer.running < (chosen.max_num_seqs or 0)
+    if settings.max_num_seqs is None and bounded:
+        chosen = replace(chosen, max_num_seqs=answer.running)
         answer = tell(chosen)
-    return Solution(settings=chosen, forecast=answer, given_up=_given_up(shape, settings, chosen))
+    return Solution(
+        settings=chosen,
+        forecast=answer,
+        given_up=_given_up(shape, settings, chosen),
+        fewer_requests=settings.max_num_seqs is None and bounded,
+    )
 
 
 def _best(
