@@ -84,6 +84,7 @@ def test_a_secret_is_taken_out(text: str) -> None:
         "master_key: None",
         "HF_TOKEN_PATH=/run/secrets/hf_token",
         "secrets: [engine_key, hf_token]",
+        '{"classifier_from_token": ["no", "yes"]}',
         "GPU-2f1c7c3a-8f0e-4f27-9e0b-0a1b2c3d4e5f",
         "see https://docs.vllm.ai/en/latest/configuration/conserving_memory/",
         "vllm/vllm-openai:v0.32.0@sha256:0123456789abcdef",

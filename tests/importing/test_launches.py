@@ -157,6 +157,15 @@ def test_a_name_that_looks_like_a_secret_is_not_copied(importer: Importer) -> No
     assert "compose.yml:4  secret" in ran.err
 
 
+def test_a_setting_that_ends_in_token_is_none(importer: Importer) -> None:
+    own = '{"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"]}'
+    text = f"{IMAGE}    command: --model {M} --hf-overrides '{own}'\n"
+    (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
+    ran = importer.run("compose.yml", "--dry-run")
+    assert "secret" not in ran.err
+    assert "classifier_from_token" in ran.out
+
+
 def test_what_a_small_host_lacks_is_left_out_and_the_size_of_the_model_is_the_reason(importer: Importer) -> None:
     text = (
         f"{IMAGE}    command: --model Qwen/Qwen2.5-72B-Instruct -tp 2 --chat-template /t/own.jinja\n"

@@ -52,9 +52,9 @@ _ASSIGNED = re.compile(
     r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<quote>[\"']?)(?P<mark>\s{0,4}[=:]\s{0,4})(?!//)"
     r"(?P<value>\"(?:[^\"\\\n]|\\.){0,4096}\"|'[^'\n]{0,4096}'|[^\s\"',;&}\])]{1,4096})"
 )
-# Values that are none: what a name is bound to, not what it holds.
+# Values that are none: what a name is bound to, not what it holds; the begin of a list holds nothing yet.
 _PLAIN = re.compile(
-    r"^[\"']?(?:none|null|true|false|os\.environ/\w+|\$\{?\w.*|/[\w./-]*|\[redacted\]|\*+|)[\"']?$", re.IGNORECASE
+    r"^[\"']?(?:none|null|true|false|os\.environ/\w+|\$\{?\w.*|/[\w./-]*|\[redacted\]|\*+|[\[{]|)[\"']?$", re.IGNORECASE
 )
 
 
