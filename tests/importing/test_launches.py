@@ -159,7 +159,7 @@ def test_a_name_that_looks_like_a_secret_is_not_copied(importer: Importer) -> No
 
 def test_a_setting_that_ends_in_token_is_none(importer: Importer) -> None:
     own = '{"architectures": ["Qwen3ForSequenceClassification"], "classifier_from_token": ["no", "yes"]}'
-    text = f"{IMAGE}    command: --model {M} --hf-overrides '{own}'\n"
+    text = f"{IMAGE}    command: >\n      --model {M} --hf-overrides '{own}'\n"
     (importer.folder / "compose.yml").write_text(text, encoding="utf-8")
     ran = importer.run("compose.yml", "--dry-run")
     assert "secret" not in ran.err
