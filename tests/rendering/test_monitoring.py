@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from msgspec.structs import replace
-from stackwright.domain.monitoring import PAGE
+from stackwright.domain.monitoring import PAGE, Job
 from stackwright.engines.protocol import EngineMetrics
 from stackwright.rendering.monitoring import alerts_of, dashboards_of, named, planned_bytes
 from stackwright.rendering.monitoring.grafana import render_dashboard
-from stackwright.rendering.monitoring.metrics import Job
 from stackwright.rendering.monitoring.prometheus import render_prometheus, render_rules
 
 from tests.monitored import ALERTS, BOARDS, METRICS

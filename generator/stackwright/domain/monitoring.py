@@ -15,6 +15,18 @@ OVER = "$__rate_interval"
 """Grafana's own: at least four scrapes (Grafana documentation, Prometheus template variables)."""
 
 
+class Job(StrEnum):
+    """The scrape jobs of every stack; an addition with figures is a job of its own."""
+
+    ENGINE = "engine"
+    GATEWAY = "gateway"
+    REDIS = "redis"
+    HOST = "host"
+    GPU = "gpu"
+    DCGM = "dcgm"
+    PROMETHEUS = "prometheus"
+
+
 class Metric(Struct, frozen=True, kw_only=True):
     """One metric. `name` is that of its series but for a histogram's `_bucket`, `_sum` and `_count`.
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from stackwright.domain.arguments import bound_flags
+from stackwright.domain.monitoring import Job
 from stackwright.domain.plan import Mode, Plan, Replica
 from stackwright.domain.role import Role
 from stackwright.domain.service import (
@@ -200,7 +201,7 @@ def _engine(plan: Plan, replica: Replica) -> Service:
         name=replica.name,
         image=SettingRef(key=keys.image, model=replica.model),
         release=ProgramRelease(program=plan.engine.name, version=plan.engine.version),
-        scraped=engine.metrics and Scraped(job="engine", path=engine.metrics.path),
+        scraped=engine.metrics and Scraped(job=Job.ENGINE, path=engine.metrics.path),
         command=(*base.command, *_command(plan, replica)),
         environment={
             **base.environment,

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.environment import KEYS_FOLDER, USAGE_FOLDER
+from stackwright.domain.monitoring import Job
 from stackwright.domain.plan import Plan, Setting
 from stackwright.domain.recipe import locked_recipe
 from stackwright.domain.service import (
@@ -200,7 +201,7 @@ GATEWAY = Service(
     ),
     port=Port(number=4000, published=_ADDRESS),
     # With the slash behind it: LiteLLM would send Prometheus on.
-    scraped=Scraped(job="gateway", path="/metrics/"),
+    scraped=Scraped(job=Job.GATEWAY, path="/metrics/"),
     reaches_out=True,
     health=Health(probe=HttpProbe(path="/health/readiness", certificate=_TLS[0]), start_period="10m"),
     after=(

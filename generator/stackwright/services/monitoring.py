@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from stackwright.domain.access_key import Rights
 from stackwright.domain.catalog import Catalog
+from stackwright.domain.monitoring import Job
 from stackwright.domain.plan import Mode, Plan, Setting
 from stackwright.domain.service import (
     AsProcess,
@@ -190,7 +191,7 @@ NODE_EXPORTER = Service(
         HostFolder(path=Joined(parts=(SettingRef(key=DATA_HOME), "/prometheus")), read_only=True),
     ),
     port=Port(number=9100),
-    scraped=Scraped(job="host"),
+    scraped=Scraped(job=Job.HOST),
     as_process=AsProcess(
         environment={"NODE_EXPORTER": "prometheus-node-exporter"},
         program="prometheus-node-exporter",
@@ -207,7 +208,7 @@ REDIS_EXPORTER = Service(
     secrets=("redis_password",),
     files=(_script("redis_exporter"),),
     port=Port(number=9121),
-    scraped=Scraped(job="redis"),
+    scraped=Scraped(job=Job.REDIS),
     after=(Dependency(service=REDIS.name),),
     as_process=AsProcess(
         environment={"REDIS_EXPORTER": "prometheus-redis-exporter"},
@@ -224,7 +225,7 @@ GPU_EXPORTER = Service(
     command=(ListenAddress(), PortOf(service="gpu-exporter")),
     files=(_script("gpu_exporter"), *_GPU_FILES),
     port=Port(number=9400),
-    scraped=Scraped(job="gpu"),
+    scraped=Scraped(job=Job.GPU),
     # NVML alone of the driver's parts.
     in_container=InContainer(environment={"NVIDIA_DRIVER_CAPABILITIES": "utility"}),
     as_process=AsProcess(environment={"PYTHON": Executable(name="python")}, recipe=RECIPE),
@@ -238,7 +239,7 @@ DCGM_EXPORTER = Service(
     script=None,
     command=("dcgm-exporter", Joined(parts=("--address=:", PortOf(service="dcgm-exporter")))),
     port=Port(number=9400),
-    scraped=Scraped(job="dcgm"),
+    scraped=Scraped(job=Job.DCGM),
     security=Security(root=True, read_only=False, capabilities=("SYS_ADMIN",)),
     as_process=AsProcess(program="dcgm-exporter", missing="DCGM's exporter runs in containers alone"),
 )
@@ -263,7 +264,7 @@ PROMETHEUS = Service(
     files=(_script(_PROMETHEUS), generated_file(CONFIGURATION), generated_file(RULES)),
     volumes=(_PROMETHEUS,),
     port=Port(number=9090, published=(BIND, SettingRef(key=PROMETHEUS_PORT))),
-    scraped=Scraped(job=_PROMETHEUS),
+    scraped=Scraped(job=Job.PROMETHEUS),
     # It says 401 to whoever has no password: it is there, and asks for one. Whether it works, the smoke test tells.
     health=Health(
         probe=HttpProbe(

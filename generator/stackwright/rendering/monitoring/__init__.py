@@ -38,7 +38,7 @@ def monitoring_files(plan: Plan) -> dict[str, str]:
 def _scraped(plan: Plan) -> list[str]:
     """Return the jobs that the plan's Prometheus has targets of."""
     services = services_of(plan)
-    return list(dict.fromkeys(service.scraped.job for service in services if service.scraped is not None))
+    return list(dict.fromkeys(str(service.scraped.job) for service in services if service.scraped is not None))
 
 
 _MEANING = re.compile(rf"\b{ENGINE}(\w+?)(_bucket|_sum|_count)?\b")

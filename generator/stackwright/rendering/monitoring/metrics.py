@@ -7,22 +7,7 @@ them. An engine's metrics stand under what they mean, `engine:waiting`: the name
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-from stackwright.domain.monitoring import Metric, metric_rows
-
-
-class Job(StrEnum):
-    """The scrape jobs of every stack; an addition with figures is a job of its own."""
-
-    ENGINE = "engine"
-    GATEWAY = "gateway"
-    REDIS = "redis"
-    HOST = "host"
-    GPU = "gpu"
-    DCGM = "dcgm"
-    PROMETHEUS = "prometheus"
-
+from stackwright.domain.monitoring import Job, Metric, metric_rows
 
 ENGINE = "engine:"
 """What stands before the meaning of an engine's metric."""

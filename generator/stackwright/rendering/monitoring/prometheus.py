@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from stackwright.domain.monitoring import Alert
-from stackwright.rendering.monitoring.metrics import Job
+from stackwright.domain.monitoring import Alert, Job
 from stackwright.services.monitoring import ADDITION, PASSWORD, RULES, USER
 
 INTERVAL = "15s"
