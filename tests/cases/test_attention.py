@@ -228,6 +228,15 @@ def test_where_no_forecast_is_sure_it_is_replaced_too(tmp_path: Path, host: str)
     assert plan.models[0].settings["VLLM_KV_CACHE_DTYPE"].value == "bfloat16"
 
 
+@pytest.mark.parametrize(("pins", "told"), [({}, True), ({"VLLM_KV_CACHE_DTYPE": "fp8"}, False)])
+def test_a_smaller_cache_that_nobody_asked_for_is_told(pins: dict[str, str], told: bool) -> None:
+    host, model = recorded("2x-rtx3090-nvlink"), "Qwen/Qwen3.8-27B-FP8"
+    plan = make_plan(replace(request(host, model=model, pins=pins), objective=Objective.CONTEXT), CATALOG)
+    assert plan.models[0].settings["VLLM_KV_CACHE_DTYPE"].value == "fp8"
+    said = [warning for warning in plan.warnings if warning.startswith("the KV cache is kept in fp8")]
+    assert bool(said) is told
+
+
 def test_a_checkpoints_own_cache_is_forecast_in_its_format() -> None:
     plain, own = (parse_config(config).shape for config in (PLAIN, {**PLAIN, "quantization_config": CACHE_ONLY}))
     gpu = GpuMemory(total_bytes=48 * GIB, compute_capability=(9, 0))

@@ -171,12 +171,25 @@ def _try(engine: Engine, option: LayoutOption, facts: ModelFacts, objective: Obj
     solution = engine.solve(shape, asked, option.gpu, facts.weights, objective or Objective.THROUGHPUT)
     if solution is None:
         return _cautious(engine, option.placement, asked, option.gpu, facts)
-    warnings = solution.forecast.warnings
+    warnings = (*solution.forecast.warnings, *_warn_of_cache(engine, asked, solution))
     if shape.is_encoder and _may_search(engine, asked):
         # The engine takes less than the configuration says where the files beside it do (0.32.0 config/model.py,
         # _get_and_verify_max_len, encoder_config), and does not start with more.
         solution = _searching(solution)
     return Layout(placement=option.placement, solution=solution, warnings=warnings)
+
+
+def _warn_of_cache(engine: Engine, asked: EngineSettings, solution: Solution) -> Iterable[str]:
+    """Yield what a cache costs that is smaller than the model's own, where nobody asked for it.
+
+    The engine says so itself when it starts (0.32.0 config/cache.py:364; read 2026-11-30).
+    """
+    chosen = solution.settings.kv_cache_dtype
+    if chosen not in (asked.kv_cache_dtype, asked.cache_formats[0]):
+        yield (
+            f"the KV cache is kept in {chosen}, so that longer requests fit: without scales in the checkpoint answers "
+            f"may be worse, most on long inputs; `--set {engine.keys.cache_format}=auto` keeps the model's own format"
+        )
 
 
 def _may_search(engine: Engine, asked: EngineSettings) -> bool:
