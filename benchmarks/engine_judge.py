@@ -426,8 +426,8 @@ def whole_config(row: CatalogLlm, checkpoint: Checkpoint, beside: Mapping[str, A
         if row.name in each["names"]:
             config = lay_over(config, each["config"])
     usual = config.get("quantization_config")
-    if usual is None or checkpoint.hub_id == row.hub_id:
-        return config
+    if usual is None or checkpoint.hub_id == row.hub_id or "modules_to_not_convert" not in usual:
+        return config  # what names the modules that it quantizes leaves out nothing else
     # Routers, which the engine quantizes in no model; as a part of a name it would mean `gate_proj`, too.
     kept = [part for part in usual["modules_to_not_convert"] if part != "mlp.gate"]
     for each in beside["quantization"]:
