@@ -59,7 +59,7 @@ def ask(given: argparse.Namespace, one: SampleRequest) -> dict[str, Any]:
     request = urllib.request.Request(
         given.base_url + given.endpoint,
         data=json.dumps(body).encode(),
-        headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"},
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"},
     )
     begun = time.perf_counter()
     with urllib.request.urlopen(request) as response:
