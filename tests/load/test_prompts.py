@@ -19,6 +19,7 @@ SCALE = Scale(tokens_per_word=2.0, overhead=4.0)
 
 def test_two_counts_give_the_scale() -> None:
     assert scale_from((8, 20), (72, 148)) == SCALE
+    assert scale_from((8, 1), (72, 1)).words_for(512) == 512
     assert SCALE.words_for(104) == 50
     assert SCALE.words_for(1) == 1
 

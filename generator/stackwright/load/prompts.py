@@ -58,8 +58,12 @@ class Scale(Struct, frozen=True, kw_only=True):
 
 
 def scale_from(few: tuple[int, int], many: tuple[int, int]) -> Scale:
-    """Return the scale from two prompts, each as its words and the tokens that the model counted."""
-    per_word = max((many[1] - few[1]) / (many[0] - few[0]), 0.1)
+    """Return the scale from two prompts, each as its words and the tokens that the model counted.
+
+    A word is one token at least, whatever an engine counts: the gateway refuses what is too long by its words
+    (compose/gateway/admission.py, refuse_oversized).
+    """
+    per_word = max((many[1] - few[1]) / (many[0] - few[0]), 1.0)
     return Scale(tokens_per_word=per_word, overhead=max(few[1] - few[0] * per_word, 0.0))
 
 
