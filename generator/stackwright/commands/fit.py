@@ -192,11 +192,8 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
             return _in_words(requests, length)
     config, engine = read_model(asked.model, load_llms()).config, _engine_of(asked)
     version = _settings(asked).version or ""
-    recut, whole_experts = (
-        engine.recuts_experts(version, host.gpus),
-        engine.keeps_experts_whole(version, load_catalog()),
-    )
-    heads = Heads.of(config, recut=recut, whole_experts=whole_experts)
+    recut = engine.recuts_experts(version, host.gpus)
+    heads = Heads.of(config, recut=recut, whole_experts=engine.keeps_experts_whole(version, load_catalog()))
     if not heads.allow(asked.settings.tp, whole_experts=asked.settings.expert_parallel):
         specs = (row.spec for row in engine.memory_settings)
         flag = next((spec.flag for spec in specs if spec.key == engine.keys.expert_parallel), None)

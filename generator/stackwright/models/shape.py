@@ -97,7 +97,7 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
         extra_embeddings=_extra_embeddings(part),
         draft_layers=count(part, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
         least_step_tokens=_least_step_tokens(config, part),
-        host_tables=any(part.get(key) for key in _HOST_TABLES),
+        host_tables=_has_host_tables(part),
         cache_format=own_cache_format(config, compressed=latent is not None),
         unknown=(
             *_unknown(part, layers, state, quantization),
@@ -105,6 +105,10 @@ def parse_shape(config: Mapping[str, object]) -> Shape:
             *(["the cache of what its encoder has read"] if flag(config, "is_encoder_decoder") else []),
         ),
     )
+
+
+def _has_host_tables(part: Mapping[str, object]) -> bool:
+    return any(part.get(key) for key in _HOST_TABLES)
 
 
 def _unknown(
@@ -115,7 +119,7 @@ def _unknown(
         yield "the number of layers"
     if quantization.kind is WeightKind.UNKNOWN:
         yield "the quantization method"
-    if any(part.get(key) for key in _HOST_TABLES):
+    if _has_host_tables(part):
         yield "the size of the tables that the engine keeps in the processor's memory"
     if state is None and any(layer.keeps_state for layer in layers):
         yield "the size of the recurrent state"
