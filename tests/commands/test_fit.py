@@ -17,6 +17,8 @@ from stackwright.domain.host import Host
 from stackwright.errors import HostError, NoPlanError, UsageError
 from stackwright.units import GIB
 
+from tests.cases.test_architectures import folder_of
+
 HOSTS = Path(__file__).parents[1] / "hosts"
 
 
@@ -244,3 +246,15 @@ def test_a_failing_driver_is_no_host_without_gpus() -> None:
 def test_unknown_memory_of_a_host_is_a_matter_of_the_host() -> None:
     with pytest.raises(HostError, match="the host's memory is unknown"):
         fit(asked("--model", "smoke"), replace(host("cpu-small"), memory_bytes=None))
+
+
+def test_stages_that_a_plan_would_refuse_are_refused(tmp_path: Path) -> None:
+    model = folder_of(tmp_path, "Phi4MMForCausalLM")
+    with pytest.raises(NoPlanError, match="cannot split this model into pipeline stages"):
+        fit(asked("--model", str(model), "--pipeline-parallel", "2"), host("2x-rtx4090"))
+
+
+def test_a_drafter_that_a_plan_would_refuse_is_refused() -> None:
+    words = ("--model", "qwen3-32b", "--engine", "vllm==0.29.0", "--speculative-config", '{"method": "eagle3"}')
+    with pytest.raises(NoPlanError, match=r"eagle3, which vLLM 0\.29\.0 refuses with 2 pipeline stages"):
+        fit(asked(*words, "--pipeline-parallel", "2"), host("2x-rtx4090"))

@@ -247,12 +247,14 @@ def _on_gpus(asked: FitArguments, host: Host) -> tuple[Engine, ModelFacts, Engin
     """Return what is asked of the GPUs, checked: the cache has the format that the plan would give it."""
     from stackwright.catalog.load import load_catalog, load_llms
     from stackwright.models.read import read_model, read_shape
+    from stackwright.planning.placement import check_stages
 
     facts, engine, settings = read_model(asked.model, load_llms()), _engine_of(asked), _settings(asked)
     if settings.kv_cache_dtype == "auto":
         best = engine.cache_formats(facts, settings.version or "", host.gpus, load_catalog())[0]
         settings = replace(settings, kv_cache_dtype=best)
     engine.check_release(facts, settings, host, load_catalog())
+    check_stages(settings.pp, staged=engine.has_stages(facts.config, settings.version or "", load_catalog()))
     if settings.draft_model is not None:
         settings = replace(settings, draft=read_shape(settings.draft_model, load_llms()))
     return engine, facts, settings

@@ -183,15 +183,20 @@ def _on_multi(
     return found
 
 
+def check_stages(stages: int, *, staged: bool) -> None:
+    """Refuse pipeline stages where the engine's release cannot split the model into any. Raises NoPlanError."""
+    if stages > 1 and not staged:
+        raise NoPlanError(
+            f"the release cannot split this model into pipeline stages, but pipeline parallel {stages} is asked for",
+            hint="leave it at 1: tensor parallel splits each layer instead",
+        )
+
+
 def _shapes(
     gpus: int, island: int, pins: EngineSettings, heads: Heads, objective: Objective | None
 ) -> list[tuple[int, int]]:
     """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
-    if pins.pp > 1 and not heads.staged:
-        raise NoPlanError(
-            f"the release cannot split this model into pipeline stages, but pipeline parallel {pins.pp} is pinned",
-            hint="remove the pin: tensor parallel splits each layer instead",
-        )
+    check_stages(pins.pp, staged=heads.staged)
     if pins.tensor_parallel is not None:
         return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
     sizes = [2**power for power in range(gpus.bit_length())]

@@ -200,6 +200,7 @@ class Vllm:
         """Refuse a model that the settings' release does not serve, read or run on this host. Raises NoPlanError."""
         from stackwright.engines.vllm.attention import check_attention
         from stackwright.engines.vllm.image_refusal import check_architecture, check_dtype, check_formats
+        from stackwright.engines.vllm.optional import check_drafter
         from stackwright.engines.vllm.processor_refusal import check_processor
 
         version, gpus = settings.version, host.gpus
@@ -211,6 +212,7 @@ class Vllm:
             check_processor(facts, version, host.cpu, catalog)
         check_dtype(facts, version, gpus, catalog, settings.dtype)
         check_attention(facts, version, gpus, catalog, settings.kv_cache_dtype)
+        check_drafter(settings, facts.config.shape, version)
 
     def cache_formats(
         self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from stackwright.domain.catalog import Catalog
 from stackwright.domain.forecast import EngineSettings
 from stackwright.domain.objective import Objective
-from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Setting
 from stackwright.domain.setting_spec import SettingSpec
-from stackwright.engines.protocol import EngineTask, pinned_fields
+from stackwright.domain.shape import Shape
+from stackwright.engines.protocol import EngineTask
 from stackwright.engines.vllm.memory.releases import Release
 from stackwright.engines.vllm.memory.runner import second_runner
-from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.parsers import PARSER_KEYS
 from stackwright.engines.vllm.settings import ATTACHED_SETTINGS, NO_PARSER, OPTIONAL_SETTINGS, STREAM_INTERVAL
 from stackwright.errors import NoPlanError
@@ -55,16 +54,15 @@ def _pinned(task: EngineTask, spec: SettingSpec, catalog: Catalog, release: str)
     return Setting(value=task.pins[spec.key], reason="pinned by the user", source="--set")
 
 
-def check_drafter(task: EngineTask, placement: Placement, release: str) -> None:
+def check_drafter(settings: EngineSettings, shape: Shape, release: str) -> None:
     """Refuse a drafter that the release cannot run beside pipeline stages. Raises NoPlanError."""
-    method = EngineSettings(**pinned_fields(MEMORY_SETTINGS, task.pins)).speculative_method
-    if placement.pipeline_parallel == 1 or method not in _DRAFTS_FROM_STATES:
+    method = settings.speculative_method
+    if settings.pp == 1 or method not in _DRAFTS_FROM_STATES:
         return
     judged = Release(release)
-    if second_runner(task.facts.config.shape, judged) and not judged.hands_states_on:
+    if second_runner(shape, judged) and not judged.hands_states_on:
         raise NoPlanError(
-            f"VLLM_SPECULATIVE_CONFIG asks for {method}, which vLLM {release} refuses with "
-            f"{placement.pipeline_parallel} pipeline stages",
+            f"speculative decoding is set to {method}, which vLLM {release} refuses with {settings.pp} pipeline stages",
             hint="leave it out, split by tensor parallelism alone, or request vLLM 0.30.0 or newer with --engine",
         )
 

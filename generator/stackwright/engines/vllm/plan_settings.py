@@ -9,10 +9,11 @@ from stackwright.domain.forecast import EngineSettings, Solution, Verdict
 from stackwright.domain.host import Gpu
 from stackwright.domain.placement import Placement
 from stackwright.domain.plan import Origin, Setting
-from stackwright.engines.protocol import EngineTask
+from stackwright.engines.protocol import EngineTask, pinned_fields
 from stackwright.engines.vllm.cpu import DECISION
 from stackwright.engines.vllm.extra_arguments import argument_settings
 from stackwright.engines.vllm.media import media_settings
+from stackwright.engines.vllm.memory_settings import MEMORY_SETTINGS
 from stackwright.engines.vllm.optional import check_drafter, optional_settings
 from stackwright.engines.vllm.parsers import parser_settings
 from stackwright.engines.vllm.settings import DTYPE, EXPERT_PARALLEL, first_without_bfloat16
@@ -35,7 +36,8 @@ def model_settings(task: EngineTask, placement: Placement, catalog: Catalog, rel
     Raises:
         NoPlanError: a pinned parser or flag is none of the release's, or it does not run on these ranks.
     """
-    check_drafter(task, placement, release)
+    pinned = EngineSettings(**pinned_fields(MEMORY_SETTINGS, task.pins))
+    check_drafter(replace(pinned, pipeline_parallel=placement.pipeline_parallel), task.facts.config.shape, release)
     ranks, parsers = placement.ranks, parser_settings(task, catalog, release)
     shm = SHM_GIB_PARALLEL if ranks > 1 else SHM_GIB_SINGLE
     stages = "no pipeline stages" if placement.pipeline_parallel == 1 else placement.reason
