@@ -52,8 +52,8 @@ class PlannedStack(Struct, frozen=True, kw_only=True):
 class Addition(Struct, frozen=True, kw_only=True, eq=False):
     """One thing that a person may wish for: `name` in `services:` and `--with`, and what it is, for a person.
 
-    `decide` returns its settings; `memory_bytes` what its services take of the machine's memory with values in force,
-    `disk_bytes` of the disk with DATA_HOME. `warn` returns what a person should know of it on this machine.
+    `decide` returns its settings; `memory_bytes` what its services take of the machine's memory with values in force.
+    `warn` returns what a person should know of it on this machine.
     `has_key`: it asks the gateway by an access key of its own, whose text is in the secret `NAME_gateway_key`; `rights`
     are that key's.
     """
@@ -62,7 +62,6 @@ class Addition(Struct, frozen=True, kw_only=True, eq=False):
     title: str
     decide: Callable[[PlannedStack, Catalog], Mapping[str, Setting]]
     memory_bytes: Callable[[Mapping[str, str]], int]
-    disk_bytes: Callable[[Mapping[str, str]], int] = lambda _: 0
     warn: Callable[[PlannedStack], tuple[str, ...]] = lambda _: ()
     has_key: bool = False
     rights: Rights = Rights()

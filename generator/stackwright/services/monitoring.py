@@ -47,7 +47,6 @@ from stackwright.domain.setting_spec import Kind, SettingSpec, whole_number
 from stackwright.services.additions import BIND, DATA_HOME, SECTION, Addition, PlannedStack, port_setting
 from stackwright.services.gateway import GATEWAY, RECIPE
 from stackwright.services.redis import REDIS
-from stackwright.units import GIB
 
 DECISION = "docs/decisions/0082-monitoring.md"
 PROMETHEUS_PORT, GRAFANA_PORT = "PROMETHEUS_PORT", "GRAFANA_PORT"
@@ -121,7 +120,6 @@ ADDITION = Addition(
     title="Prometheus and Grafana",
     decide=_decide,
     memory_bytes=lambda _: _BYTES,
-    disk_bytes=lambda env: int(env[DISK]) * GIB,
     warn=lambda planned: () if planned.host.containers.engine else (_NO_GRAFANA,),
     has_key=True,
     rights=Rights(metrics_only=True),

@@ -108,26 +108,5 @@ def whole_number(text: str) -> str:
     return str(int(float(match[1]) * {**_DECIMAL, **_BINARY}[match[2]]))
 
 
-STACK_SETS: Mapping[str, str] = {
-    "--host": "engines listen inside the stack only; the gateway is what clients reach",
-    "--port": "engines listen inside the stack only; the gateway has gateway.port",
-    "--uds": "engines listen inside the stack only",
-    "--root-path": "engines listen inside the stack only",
-    "--ssl-keyfile": "TLS is at the gateway: docs/how-to/publish.md",
-    "--ssl-certfile": "TLS is at the gateway: docs/how-to/publish.md",
-    "--ssl-ca-certs": "TLS is at the gateway: docs/how-to/publish.md",
-    "--allowed-origins": "clients reach the gateway, not the engine",
-    "--allowed-methods": "clients reach the gateway, not the engine",
-    "--allowed-headers": "clients reach the gateway, not the engine",
-    "--allow-credentials": "clients reach the gateway, not the engine",
-    "--download-dir": "models are in the Hugging Face cache that all environments share (HF_HOME)",
-    "--distributed-executor-backend": "follows from the plan: one host",
-    "--enable-auto-tool-choice": "comes with the tool call parser",
-    "--data-parallel-size": "replicas instead: the plan makes one for each group of GPUs",
-    "--worker-use-ray": "follows from the plan: one host",
-    "--swap-space": "kept by no current release: requests that are put off are computed again",
-}
-"""Flags that the stack answers itself, each with what it does instead."""
-
 TASKS: Mapping[str, str] = {"embed": "embedding", "embedding": "embedding", "score": "rerank"}
 """The values of `--task`, `--convert` and `--runner` that are roles of a model here."""
