@@ -40,8 +40,9 @@ class Rule(Struct, frozen=True, kw_only=True):
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`; `caller`
     and `callee` have to differ. `also` and `unless`: what another line of the same text must, or must not, match.
     `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the
-    fix come from; `seen`: the date on which it was read. `general`: tried where no other rule matches, since it quotes
-    whatever was refused, by its first line.
+    fix come from; `seen`: the date on which it was read. `understated`: its lines count also where they are reported as
+    information, which otherwise never tells of a failure, whatever it quotes. `general`: tried where no other rule
+    matches, since it quotes whatever was refused, by its first line.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     also: str | None = None
     unless: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    understated: bool = False
     general: bool = False
 
 
@@ -97,8 +99,14 @@ def diagnose_log(
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
     tried = [rule for rule in rules if kind is None or kind in rule.where]
-    texts = ["\n".join(lines) for lines in _readings(text)]
-    whole = "\n".join(line for level, line in _levelled(text) if level not in _QUIET)
+    understated = [_compiled(pattern) for rule in tried if rule.understated for pattern in rule.patterns]
+    lines = [
+        (level if level not in _QUIET else "", line)
+        for level, line in _levelled(text)
+        if level not in _QUIET or any(pattern.search(line) for pattern in understated)
+    ]
+    texts = ["\n".join(reading) for reading in _readings(lines)]
+    whole = "\n".join(line for _, line in lines)
     for general in (False, True):
         asked = [rule for rule in tried if rule.general is general]
         for joined in texts:
@@ -138,12 +146,6 @@ _KLOG = re.compile(
 _KLOG_LEVELS = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 _LOUD = frozenset({"ERROR", "CRITICAL", "FATAL"})
 _QUIET = frozenset({"TRACE", "DEBUG", "INFO"})
-# Reported as information, though nothing runs after it; the rules `no-platform` and `kv-cache-none` name the
-# sources (2026-11-30).
-_UNDERSTATED = re.compile(
-    r"No platform detected\b|# (?!CPU )\w{2,6} blocks: 0\b|Available KV cache memory: -[0-9]"
-    r"|model weights take [^\n]{1,200} KV Cache is -[0-9]"
-)
 
 
 def clean_lines(text: str) -> list[str]:
@@ -177,16 +179,14 @@ def _levelled(text: str) -> Iterator[tuple[str, str]]:
         level = _LEVEL.match(line, at)
         if level is not None:
             at = level.end() if level["rest"] else at
-        yield (level["level"] if level and not _UNDERSTATED.match(line, at) else ""), line[at:]
+        yield (level["level"] if level else ""), line[at:]
 
 
-def _readings(text: str) -> Iterator[list[str]]:
+def _readings(lines: list[tuple[str, str]]) -> Iterator[list[str]]:
     """Yield the lines that rules are tried on, in turn until one matches.
 
-    What tells of a failure first; then with lines joined that a terminal broke; then the warnings before it too. What
-    is reported as information never tells of a failure, whatever it quotes.
+    What tells of a failure first; then with lines joined that a terminal broke; then the warnings before it too.
     """
-    lines = [(level, line) for level, line in _levelled(text) if level not in _QUIET]
     loud = [line for level, line in lines if not level.startswith("WARN")]
     yield loud
     if joined := _unbroken(loud):
