@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import runpy
@@ -40,11 +42,16 @@ class Group:
         self.device_communicator = self.mq_broadcaster = None
 
 
+def part(name: str) -> type[Nothing]:
+    """Return what stands in for a part of a package."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return Nothing
+
+
 class _Parts(type):
     def __getattr__(cls, name: str) -> type[Nothing]:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Nothing
+        return part(name)
 
 
 class Nothing(metaclass=_Parts):
@@ -54,6 +61,14 @@ class Nothing(metaclass=_Parts):
 
     def __init__(self, *_: Any, **__: Any) -> None:
         """Take what a real one takes."""
+
+    def __index__(self) -> int:
+        """Serve as a size, such as that of a workspace."""
+        return 1
+
+    def __gt__(self, other: object) -> bool:
+        """Be no more than any size."""
+        return False
 
 
 class NoDevice(TorchFunctionMode):  # type: ignore[misc]
@@ -101,6 +116,7 @@ def main() -> None:
     os.dup2(2, 1)
     asked = json.load(sys.stdin)
     ask_engine = runpy.run_path(asked["ask_engine"])
+    sys.meta_path.append(Stub())
     pretend_gpus()
     from vllm.v1.worker import workspace
 
@@ -149,6 +165,25 @@ def pretend_triton(capability: int) -> None:
     backends["nvidia"].driver.is_active = staticmethod(lambda: True)
     target = SimpleNamespace(backend="cuda", arch=capability, warp_size=32)
     driver.set_active(SimpleNamespace(get_current_target=lambda: target, get_current_device=lambda: 0))
+
+
+class Stub(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds FlashInfer, of which every official image has all: its parts are there and do nothing.
+
+    Which layers it takes is said by vLLM's own classes (0.33.0 v1/attention/backends/flashinfer.py).
+    """
+
+    packages = frozenset({"flashinfer", "flashinfer_cubin"})
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        """Return how any module of these packages is made."""
+        if name.partition(".")[0] not in self.packages:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def exec_module(self, module: Any) -> None:
+        """Let a module have whatever is asked of it."""
+        module.__getattr__ = part
 
 
 def pretend_gpus() -> None:

@@ -136,8 +136,9 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
 
     `name` is what clients ask for; `location` what the engine is given: a hub id or an absolute folder. `tensors` is
     None where no header could be read; `weight_bytes` is then the catalog's figure, `computed` or published, or None.
-    `notes` are facts that a user should see, one sentence each. `role` and the engine's parsers are what the catalog
-    says of the model, None of one that it does not have.
+    `notes` are facts that a user should see, one sentence each. `role` is what the catalog, or a file of the
+    checkpoint beside config.json, says that the model is for; the engine's parsers are the catalog's. None where
+    nothing tells.
     """
 
     name: str

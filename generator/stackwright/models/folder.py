@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.role import Role
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
 from stackwright.models.config import parse_config
@@ -21,6 +22,8 @@ from stackwright.models.safetensors import read_header
 from stackwright.reading import read_text
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+# Sentence Transformers' own list of what a model is made of.
+MODULES = "modules.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Compose, YAML and shell quoting all have to carry the path; none of these characters is worth the risk.
@@ -51,9 +54,25 @@ def read_folder(folder: Path) -> ModelFacts:
         weight_bytes=weight_bytes,
         gated=False,
         minimum_engine=None,
+        role=own_role(folder),
         format=WeightFormat.GGUF if tensors is None and any(folder.glob("*.gguf")) else weight_format(config, tensors),
         notes=notes,
     )
+
+
+def own_role(folder: Path) -> Role | None:
+    """Return the role that a checkpoint's files beside config.json give it; None where they tell of none.
+
+    One that Sentence Transformers pools makes vectors, whatever its architecture: the usual engine serves it so by
+    itself (0.33.0 transformers_utils/config.py, get_pooling_config; config/model.py, _get_default_runner_type).
+    """
+    try:
+        modules = json.loads(read_text(folder / MODULES, most=MAX_JSON_BYTES))
+    except (OSError, UsageError, ValueError, RecursionError):
+        return None
+    kinds = [str(row.get("type")) for row in modules if isinstance(row, dict)] if isinstance(modules, list) else []
+    pools = any(kind.startswith("sentence_transformers.") and kind.endswith(".Pooling") for kind in kinds)
+    return Role.EMBEDDING if pools else None
 
 
 def read_json(file: Path, *, hint: str | None = None) -> Mapping[str, object]:

@@ -1,4 +1,4 @@
-"""Look a model up on a hub that speaks Hugging Face's protocol: its config.json and the headers of its weights.
+"""Look a model up on a hub that speaks Hugging Face's protocol: its description and the headers of its weights.
 
 Touches the network (`HF_ENDPOINT`) and Hugging Face's cache. The weights themselves are never fetched: of each file
 only the first bytes are asked for, and a server that would send all of it is left at once. The token is found by
@@ -18,7 +18,7 @@ from msgspec import Struct
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
 from stackwright.models.cache import HubCache, find_snapshot, keep_headers, load_headers
-from stackwright.models.folder import CONFIG, INDEX, SINGLE, check_shard, parse_index, read_json
+from stackwright.models.folder import CONFIG, INDEX, MODULES, SINGLE, check_shard, parse_index, read_json
 from stackwright.models.safetensors import LENGTH_BYTES, header_length, parse_header
 
 # 97 % of all headers are shorter (huggingface_hub 2.4.0, hf_api.py, parse_safetensors_file_metadata), so one request
@@ -36,7 +36,7 @@ class HubFiles(Struct, frozen=True, kw_only=True):
 
 
 def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) -> HubFiles:
-    """Fetch config.json and the headers of the weights of one model; what is cached is not fetched again.
+    """Fetch config.json, modules.json and the headers of the weights of one model; what is cached is not fetched again.
 
     Args:
         endpoint: the hub's address; None for `HF_ENDPOINT`, or huggingface.co where that is not set.
@@ -45,11 +45,15 @@ def read_hub(hub_id: str, cache: HubCache, endpoint: str | None, origin: str) ->
     Raises:
         UsageError: there is no such model, it is kept back, the hub cannot be reached, or what it sends is damaged.
     """
+    from huggingface_hub.errors import EntryNotFoundError
+
     _quieten()
     with _refusals(hub_id, endpoint, origin):
         _knock(hub_id, endpoint)
         snapshot = _download_config(hub_id, cache, endpoint, origin).parent
         commit = snapshot.name
+        with contextlib.suppress(EntryNotFoundError):
+            _download(hub_id, MODULES, cache, endpoint, revision=commit)
         tensors = load_headers(hub_id, commit, cache)
         if tensors is None:
             tensors = _fetch_headers(hub_id, commit, cache, endpoint)

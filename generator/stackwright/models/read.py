@@ -19,7 +19,7 @@ from stackwright.domain.shape import Shape
 from stackwright.errors import UsageError, did_you_mean
 from stackwright.models.cache import HubCache, find_cache, find_snapshot, load_headers
 from stackwright.models.config import parse_config
-from stackwright.models.folder import CONFIG, read_folder, read_json
+from stackwright.models.folder import CONFIG, own_role, read_folder, read_json
 from stackwright.models.format import weight_format
 from stackwright.models.kinds import describe_folder, original_of_gguf
 from stackwright.models.naming import gguf_refusal, plain_name
@@ -213,6 +213,7 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> M
         weight_bytes=None if tensors is None else sum(tensor.bytes for tensor in tensors),
         gated=None,
         minimum_engine=None,
+        role=own_role(snapshot),
         format=weight_format(config, tensors),
         notes=notes,
     )

@@ -152,7 +152,7 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
     made_for = facts.role or by_architecture
     # A model that writes makes vectors as well, and one that sees reads plain text; nothing else changes hands.
     able = {
-        Role.CHAT: made_for.generates or by_architecture.generates,
+        Role.CHAT: made_for.generates,
         Role.VISION: made_for is Role.VISION,
         Role.EMBEDDING: by_architecture not in (Role.RERANK, Role.TRANSCRIPTION),
         # The engine ranks by one score (0.32.0 entrypoints/pooling/utils.py). Without a layer for scores the engine
