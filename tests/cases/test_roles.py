@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from stackwright.catalog.load import load_catalog
 from stackwright.domain.finding import Severity
 from stackwright.domain.role import Role
 from stackwright.domain.tensors import TensorHeader
+from stackwright.engines.vllm.engine import VLLM
 from stackwright.errors import NoPlanError
 from stackwright.models.config import parse_config
+from stackwright.models.folder import read_folder
 from stackwright.planning.planner import make_plan
 from stackwright.rendering import render_plan
 from stackwright.services import services_of
 from stackwright.validation.speech import check_image
 
+from tests.cases.test_architectures import folder_of
 from tests.models.checkpoints import write_model
 from tests.planning_requests import recorded, request, with_model
 
@@ -119,3 +123,36 @@ def test_the_cache_of_a_speech_model_is_its_decoders() -> None:
 )
 def test_the_smallest_length_that_a_configuration_names_counts(lengths: dict[str, int], longest: int) -> None:
     assert parse_config({**lengths, "num_hidden_layers": 1, "hidden_size": 8}).shape.max_positions == longest
+
+
+@pytest.mark.parametrize(
+    ("modules", "role"),
+    [
+        ("sentence_transformers.models.Pooling", Role.EMBEDDING),
+        ("sentence_transformers.sentence_transformer.modules.pooling.Pooling", Role.EMBEDDING),
+        ("sentence_transformers.cross_encoder.modules.LogitScore", Role.CHAT),
+        (None, Role.CHAT),
+    ],
+)
+def test_what_is_pooled_makes_vectors_whatever_its_architecture(
+    tmp_path: Path, modules: str | None, role: Role
+) -> None:
+    """The engine serves it so by itself, and then answers no chat."""
+    folder = folder_of(tmp_path, "Qwen3ForCausalLM")
+    if modules is not None:
+        (folder / "modules.json").write_text(json.dumps([{"idx": 1, "path": "1_Pooling", "type": modules}]))
+    facts = read_folder(folder)
+    assert (facts.role or VLLM.role_of(facts.config, load_catalog())) is role
+    asked = with_model(request(recorded("1x-rtx3090"), model=str(folder)), role=role)
+    (model,) = make_plan(asked, load_catalog()).models
+    assert ("--runner" in model.replicas[0].args) is (role is Role.EMBEDDING)
+    if role is Role.EMBEDDING:
+        with pytest.raises(NoPlanError, match=r"^mine cannot be served for chat: it is made for embedding;"):
+            make_plan(with_model(asked, role=Role.CHAT), load_catalog())
+
+
+def test_a_list_of_modules_that_is_none_tells_nothing(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "Qwen3ForCausalLM")
+    for text in ("{}", "[1]", "[{}]", "not JSON", '[{"type": 7}]'):
+        (folder / "modules.json").write_text(text)
+        assert read_folder(folder).role is None

@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import constants
 from stackwright.domain.llm import LlmSource
 from stackwright.domain.model_facts import ModelFacts, WeightFormat
+from stackwright.domain.role import Role
 from stackwright.domain.tensors import TensorHeader
 from stackwright.errors import UsageError
 from stackwright.models.cache import find_cache, find_snapshot
@@ -68,6 +69,14 @@ def test_headers_are_read_and_kept(tmp_path: Path, shards: dict[str, list[Tensor
     assert facts.format is WeightFormat.BF16
     # The hub is gone, and a cache that may not be asked to go online answers all the same.
     assert read(hub, home, online=False) == facts
+
+
+def test_what_says_that_a_model_embeds_is_read_too(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", write_model(tmp_path / "m", CONFIG, {"model.safetensors": FIRST})
+    (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling"}]')
+    with serve_hub(folder, NAME) as hub:
+        assert read(hub, home).role is Role.EMBEDDING
+    assert read(hub, home, online=False).role is Role.EMBEDDING
 
 
 def test_the_weights_stay_on_the_hub(tmp_path: Path) -> None:
@@ -220,7 +229,7 @@ def serve_answers(status: int) -> Iterator[str]:
         def _answer(self, *, body: bool) -> None:
             known = self.path.endswith("/config.json")
             content = b"{}" if known else b"\0" * 1_000_000
-            missing = self.path.endswith(".index.json")
+            missing = self.path.endswith((".index.json", "/modules.json"))
             self.send_response(200 if known else 404 if missing else status)
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", '"1"')

@@ -165,8 +165,10 @@ def check_role(facts: ModelFacts, role: Role, catalog: Catalog) -> None:
         architecture = facts.config.architecture or "unknown"
         given = ranking_overrides(architecture) if role is Role.RERANK else None
         overrides = f"if it is a reranker, it ranks with `--arg='--hf-overrides={given}'`; or " if given else ""
+        other = by_architecture.generates and not made_for.generates and made_for is not role
+        why = f"it is made for {made_for}" if other else f"its architecture is {architecture}"
         raise NoPlanError(
-            f"{facts.name} cannot be served for {role}: its architecture is {architecture}; vLLM needs {_SERVED[role]}",
+            f"{facts.name} cannot be served for {role}: {why}; vLLM needs {_SERVED[role]}",
             hint=f"{overrides}name another model, such as {_EXAMPLES[role]}, or another role in envs/<env>.yaml",
         )
 
