@@ -24,6 +24,8 @@ if [ -n "${ENGINE_PLACES:-}" ] && [ -z "${VLLM_CPU_OMP_THREADS_BIND:-}" ]; then
     cores=$("${PYTHON:-python3}" "$(dirname "$0")/cores.py" "$ENGINE_PLACES" ${set_aside:+"$set_aside"})
     [ -z "$cores" ] || export VLLM_CPU_OMP_THREADS_BIND="$cores"
 fi
+# FlashInfer calls the `ninja` of its environment by its name.
+case "${PYTHON:-}" in */*) PATH=$(dirname "$PYTHON"):$PATH ;; esac
 VLLM_API_KEY=$(cat "$secrets/engine_key")
 export VLLM_API_KEY
 export HF_TOKEN_PATH="$secrets/hf_token" # huggingface_hub reads it; an empty file means no token

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from stackwright.domain.plan import PlannedEngine
-from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe, all_locks
+from stackwright.domain.recipe import REQUIREMENTS, InstallStep, Recipe, SystemNeed, all_locks
 from stackwright.engines.vllm.launch import LOCK
 from stackwright.engines.vllm.launch import recipe as engine_recipe
 from stackwright.errors import RuntimeRefusedError
@@ -157,6 +158,7 @@ def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recip
 INSTALL = """
 import sys
 from pathlib import Path
+from typing import Any
 from stackwright.domain.recipe import InstallStep, Recipe
 from stackwright.runtime.provision import ensure
 state, arguments = Path(sys.argv[1]), tuple(sys.argv[2:])
@@ -348,3 +350,31 @@ def test_environment_lies_at_its_real_path(tmp_path: Path) -> None:
     link.mkdir()
     (link / "venvs").symlink_to(state / "venvs")
     assert environment_folder(link, GATEWAY) == environment_folder(state, GATEWAY)
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        {"library": "libnothing-of-that-name.so.9"},
+        {"programs": ("nothing-of-that-name", "nor-that")},
+        {"header": "NothingOfThatName.h"},
+    ],
+    ids=lambda need: next(iter(need)),
+)
+def test_what_no_wheel_brings_is_named_with_its_packages(
+    tmp_path: Path, recipe: Recipe, need: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no package manager
+    missing = SystemNeed(name="a thing", needed_by="the engine", debian="thing{python}", fedora="thing-devel", **need)
+    with pytest.raises(RuntimeRefusedError, match=r"^the engine needs a thing, which is not installed$") as refused:
+        ensure(tmp_path, replace(recipe, needs=(missing,)), Messages().say)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"`sudo apt-get install thing{version}`" in (refused.value.hint or "")
+    assert "`sudo dnf install thing-devel`" in (refused.value.hint or "")
+
+
+@pytest.mark.subprocess
+def test_what_is_there_is_not_missed(tmp_path: Path, recipe: Recipe) -> None:
+    there = [{"library": "libc.so.6"}, {"programs": ("nothing-of-that-name", "sh")}, {}]
+    needs = tuple(SystemNeed(name="a", needed_by="b", debian="c", fedora="d", **one) for one in there)
+    assert is_complete(ensure(tmp_path / "state", replace(recipe, needs=needs), Messages().say))

@@ -281,6 +281,12 @@ class Toy:
         """Return True: it has nothing to share."""
         return True
 
+    def compiles_attention(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, cache_format: str
+    ) -> bool:
+        """Return False: nothing is compiled."""
+        return False
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Cut any text."""
         return None

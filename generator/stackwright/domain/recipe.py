@@ -26,13 +26,20 @@ class InstallStep(Struct, frozen=True, kw_only=True):
     otherwise: tuple[str, ...] = ()
 
 
-class SystemLibrary(Struct, frozen=True, kw_only=True):
-    """A library that no wheel brings: its file, who needs it, and the packages of two systems that hold it."""
+class SystemNeed(Struct, frozen=True, kw_only=True):
+    """What no wheel brings: its name for a person, who needs it, and the packages of two systems that hold it.
 
-    file: str
+    It is there where the `library` loads, one of the `programs` is on PATH, or Python has the `header`. `{python}` in
+    the name of a package is Python's `3.11`.
+    """
+
+    name: str
     needed_by: str
     debian: str
     fedora: str
+    library: str | None = None
+    programs: tuple[str, ...] = ()
+    header: str | None = None
 
 
 class Recipe(Struct, frozen=True, kw_only=True):
@@ -50,7 +57,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     version: str | None = None
     lock: Path | None = None
     compiled: bool = False
-    library: SystemLibrary | None = None
+    needs: tuple[SystemNeed, ...] = ()
     refused: tuple[str, str] | None = None
 
 

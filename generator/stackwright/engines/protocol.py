@@ -396,6 +396,11 @@ class Engine(Protocol):
     def has_stages(self, config: ModelConfig, version: str, catalog: Catalog) -> bool:
         """Return whether pipeline stages may share the model's layers."""
 
+    def compiles_attention(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, cache_format: str
+    ) -> bool:
+        """Return whether a model's attention has kernels that are compiled by NVIDIA's compiler at the first start."""
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models."""
 

@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stackwright.domain.recipe import Recipe, SystemLibrary
+from stackwright.domain.recipe import Recipe, SystemNeed
 from stackwright.errors import RuntimeRefusedError
 from stackwright.runtime import Say
 from stackwright.runtime.docker import end
@@ -59,15 +60,14 @@ def ensure_all(state: Path, recipes: Mapping[str, Recipe], say: Say) -> dict[str
 
     Raises:
         RuntimeRefusedError: no room, no network, or uv refuses; the message holds uv's own last words. Also where a
-            recipe cannot be had for the plan, or a library is missing and cannot be installed from here.
+            recipe cannot be had for the plan, or what no wheel brings is missing and cannot be installed from here.
     """
     for recipe in recipes.values():
         if recipe.refused is not None:
             raise RuntimeRefusedError(recipe.refused[0], hint=recipe.refused[1])
-    # The library also where the environment is there: a state folder outlives the machine that it was made on.
-    needed = ((name, recipe.library) for name, recipe in recipes.items())
-    libraries = [_library_there(name, library, say) for name, library in needed if library is not None]
-    _work_off([*libraries, *(_ensured(state, name, recipe, say) for name, recipe in recipes.items())])
+    # Also where the environment is there: a state folder outlives the machine that it was made on.
+    needs = [_needs_met(name, recipe.needs, say) for name, recipe in recipes.items()]
+    _work_off([*needs, *(_ensured(state, name, recipe, say) for name, recipe in recipes.items())])
     return {name: environment_folder(state, recipe) for name, recipe in recipes.items()}
 
 
@@ -134,26 +134,25 @@ def locked_version(lock: Path, package: str) -> str:
     return found.group(1)
 
 
-def _library_there(service: str, library: SystemLibrary, say: Say) -> Steps:
-    """Make sure that a library can be loaded.
+def _needs_met(service: str, needs: Sequence[SystemNeed], say: Say) -> Steps:
+    """Make sure that what no wheel brings is there, one after the other: a package manager has one lock.
 
     Raises:
-        RuntimeRefusedError: it is missing and cannot be installed from here.
+        RuntimeRefusedError: something is missing and cannot be installed from here.
     """
-    if _loads(library.file):
-        return
-    apt = shutil.which("apt-get")
-    if apt is not None and os.geteuid() == 0:
-        say(service, f"installing {library.debian}, which {library.needed_by} needs")
-        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", library.debian]):
-            yield from _waited([apt, *words], {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-        if _loads(library.file):
-            return
-    raise RuntimeRefusedError(
-        f"{library.needed_by} needs {library.file}, which is not installed",
-        hint=f"on Debian and Ubuntu: `sudo apt-get install {library.debian}`; "
-        f"on Fedora: `sudo dnf install {library.fedora}`",
-    )
+    python = ".".join(map(str, sys.version_info[:2]))
+    for need in (need for need in needs if not _is_there(need)):
+        debian, fedora = (packages.format(python=python) for packages in (need.debian, need.fedora))
+        apt = shutil.which("apt-get")
+        if apt is not None and os.geteuid() == 0:
+            say(service, f"installing {debian}, which {need.needed_by} needs")
+            for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *debian.split()]):
+                yield from _waited([apt, *words], {**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        if not _is_there(need):
+            raise RuntimeRefusedError(
+                f"{need.needed_by} needs {need.name}, which is not installed",
+                hint=f"on Debian and Ubuntu: `sudo apt-get install {debian}`; on Fedora: `sudo dnf install {fedora}`",
+            )
 
 
 def _waited(command: Sequence[str], environment: Mapping[str, str]) -> Steps:
@@ -168,12 +167,15 @@ def _waited(command: Sequence[str], environment: Mapping[str, str]) -> Steps:
         process.wait()
 
 
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
+def _is_there(need: SystemNeed) -> bool:
+    if need.library is not None:
+        try:
+            ctypes.CDLL(need.library)
+        except OSError:
+            return False
+    if need.header is not None and not Path(sysconfig.get_path("include"), need.header).is_file():
         return False
-    return True
+    return not need.programs or any(map(shutil.which, need.programs))
 
 
 def _key(recipe: Recipe) -> str:

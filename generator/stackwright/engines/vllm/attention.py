@@ -31,9 +31,17 @@ _SPARSE_FP8 = "fp8_ds_mla"
 
 @lru_cache(maxsize=4096)
 def has_kernel(
-    shape: Shape, version: str, capability: str | None, catalog: Catalog, cache_format: str = AUTO
+    shape: Shape,
+    version: str,
+    capability: str | None,
+    catalog: Catalog,
+    cache_format: str = AUTO,
+    of: str | None = None,
 ) -> bool | None:
-    """Return whether a release has a kernel; None where nobody read that release, or not for such a GPU."""
+    """Return whether a release has a kernel, `of` this backend where one is named.
+
+    None where nobody read that release, or not for such a GPU.
+    """
     if capability is None:
         return None
     table, sparse = catalog.attention(), _is_sparse(shape)
@@ -47,7 +55,7 @@ def has_kernel(
     # What such an architecture makes of `auto` its own code decides.
     if own and not any(capability in row.capabilities and taken & {AUTO, *row.cache_formats} for row in own):
         return False
-    able = [row for row in rows if taken & set(row.cache_formats)]
+    able = [row for row in rows if taken & set(row.cache_formats) and of in (None, row.name)]
     # Each layer looks for a kernel of its own size; an empty list takes any.
     calls = [
         AttentionCall(
@@ -83,6 +91,25 @@ def cache_formats(shape: Shape, version: str, gpus: tuple[Gpu, ...], catalog: Ca
         return (AUTO, SMALLER_CACHE) if has(SMALLER_CACHE) else (AUTO,)
     plain = next(filter(has, _PLAIN_FORMATS), None)
     return (plain,) if plain is not None and False in answers(AUTO) else (AUTO,)
+
+
+def compiles_attention(shape: Shape, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, cache_format: str) -> bool:
+    """Return whether FlashInfer's kernels are the first for a model on one of these GPUs.
+
+    Its wheel compiles them when they are first used, which the images have done before (0.33.0 utils/flashinfer.py,
+    has_flashinfer). They are first on compute capability 10, and elsewhere next to FlashAttention (0.33.0
+    platforms/cuda.py, _get_backend_priorities).
+    """
+
+    def comes_first(capability: str | None) -> bool:
+        def takes(name: str) -> bool:
+            return has_kernel(shape, version, capability, catalog, cache_format, of=name) is True
+
+        if shape.latent is not None:
+            return takes("FLASHINFER_MLA")
+        return takes("FLASHINFER") and ((capability or "").startswith("10.") or not takes("FLASH_ATTN"))
+
+    return any(comes_first(gpu.compute_capability) for gpu in gpus)
 
 
 def _traits(shape: Shape) -> frozenset[str]:

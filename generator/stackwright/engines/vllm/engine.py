@@ -410,6 +410,14 @@ class Vllm:
         """
         return catalog.architectures().has_stages(config.architecture, config.fields, version)
 
+    def compiles_attention(
+        self, facts: ModelFacts, version: str, gpus: tuple[Gpu, ...], catalog: Catalog, cache_format: str
+    ) -> bool:
+        """Return whether FlashInfer has the first kernel for a model's attention on one of these GPUs."""
+        from stackwright.engines.vllm.attention import compiles_attention
+
+        return compiles_attention(facts.config.shape, version, gpus, catalog, cache_format)
+
     def least_step_tokens(self, shape: Shape) -> int | None:
         """Return the tokens that a step has to take where no text may be cut into steps; None for most models.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from stackwright.domain.plan import PlannedEngine
-from stackwright.domain.recipe import LOCKED, InstallStep, Recipe, SystemLibrary
+from stackwright.domain.recipe import LOCKED, InstallStep, Recipe, SystemNeed
 from stackwright.domain.service import Joined, SettingRef
 from stackwright.engines.protocol import EngineLaunch
 from stackwright.engines.vllm.settings import CPU_RELEASE, KEYS
@@ -73,8 +73,14 @@ def _cpu_recipe(engine: PlannedEngine) -> Recipe:
         lock=LOCK,
         size_bytes=5 * GIB // 2,
         # vLLM's CPU kernels are linked against it.
-        library=SystemLibrary(
-            file="libnuma.so.1", needed_by="the CPU engine", debian="libnuma1", fedora="numactl-libs"
+        needs=(
+            SystemNeed(
+                name="libnuma.so.1",
+                library="libnuma.so.1",
+                needed_by="the CPU engine",
+                debian="libnuma1",
+                fedora="numactl-libs",
+            ),
         ),
         refused=refused,
     )
@@ -98,5 +104,22 @@ def _gpu_recipe(engine: PlannedEngine) -> Recipe:
         version=engine.version,
         attempts=(InstallStep(arguments=("--only-binary", ":all:", f"vllm=={engine.version}")),),
         size_bytes=10 * GIB,
+        # Triton builds the callers of its kernels at the first start (3.7.1 runtime/build.py, _build).
+        needs=(
+            SystemNeed(
+                name="a C compiler",
+                programs=("gcc", "clang"),
+                needed_by="the GPU engine",
+                debian="gcc libc6-dev",
+                fedora="gcc",
+            ),
+            SystemNeed(
+                name="Python.h",
+                header="Python.h",
+                needed_by="the GPU engine",
+                debian="python{python}-dev",
+                fedora="python{python}-devel",
+            ),
+        ),
         refused=refused,
     )
