@@ -23,6 +23,7 @@ WIDE_RECORDS: Mapping[str, str] = {
     "domain/hardware.py: GpuModel": "one row of catalog/gpus.yaml",
     "domain/model_facts.py: CatalogLlm": "one row of catalog/llms.yaml",
     "domain/model_facts.py: ModelFacts": "what is known of a model before a plan",
+    "diagnosis/rules.py: Rule": "one row of a failures.yaml",
     "domain/catalog.py: Catalog": "the files that a plan is made from, each read when it is asked for",
     "domain/plan.py: ServedModel": "everything that is decided for one model, as a plan's file shows it",
     "domain/plan.py: Memory": "the parts of a forecast, which a plan's file shows one by one",
