@@ -254,7 +254,8 @@ def _on_gpus(asked: FitArguments, host: Host) -> tuple[Engine, ModelFacts, Engin
         best = engine.cache_formats(facts, settings.version or "", host.gpus, load_catalog())[0]
         settings = replace(settings, kv_cache_dtype=best)
     engine.check_release(facts, settings, host, load_catalog())
-    check_stages(settings.pp, staged=engine.has_stages(facts.config, settings.version or "", load_catalog()))
+    staged = engine.has_stages(facts.config, settings.version or "", load_catalog())
+    check_stages(settings.pp, f"--pipeline-parallel is {settings.pp}", staged=staged)
     if settings.draft_model is not None:
         settings = replace(settings, draft=read_shape(settings.draft_model, load_llms()))
     return engine, facts, settings

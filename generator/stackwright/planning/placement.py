@@ -183,11 +183,14 @@ def _on_multi(
     return found
 
 
-def check_stages(stages: int, *, staged: bool) -> None:
-    """Refuse pipeline stages where the engine's release cannot split the model into any. Raises NoPlanError."""
+def check_stages(stages: int, asked: str, *, staged: bool) -> None:
+    """Refuse pipeline stages where the engine's release cannot split the model into any. Raises NoPlanError.
+
+    `asked`: who asks for them, as the refusal tells it.
+    """
     if stages > 1 and not staged:
         raise NoPlanError(
-            f"the release cannot split this model into pipeline stages, but pipeline parallel {stages} is asked for",
+            f"the release cannot split this model into pipeline stages, but {asked}",
             hint="leave it at 1: tensor parallel splits each layer instead",
         )
 
@@ -196,7 +199,7 @@ def _shapes(
     gpus: int, island: int, pins: EngineSettings, heads: Heads, objective: Objective | None
 ) -> list[tuple[int, int]]:
     """List (tensor parallel, pipeline parallel) sizes, preferred first; a pin leaves only its own."""
-    check_stages(pins.pp, staged=heads.staged)
+    check_stages(pins.pp, f"pipeline parallel {pins.pp} is pinned", staged=heads.staged)
     if pins.tensor_parallel is not None:
         return [(pins.tensor_parallel, pins.pipeline_parallel or 1)]
     sizes = [2**power for power in range(gpus.bit_length())]
