@@ -12,10 +12,10 @@ The objectives are those of prod: dev and staging differ from it in the share of
 differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs
 are of one sort where all that the configuration asks of them is the same.
 
-It takes hours: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again;
+It takes half an hour and more: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again;
 a whole run leaves in it what was asked of today's plans.
 
-Writes benchmarks/results/engine_judge.json and ends with 1 where a refusal has no explanation. Touches that file,
+Writes benchmarks/results/engine_judge.json and ends with 1 where a plan is refused. Touches that file,
 `--answers`, a temporary folder, and `--wheels`, where pip lays missing wheels.
 """
 
@@ -76,8 +76,6 @@ ROOM = ("--max-model-len", "--max-num-seqs", "--max-num-batched-tokens")
 # The reasoning parser looks into the tokenizer, which the stand-in has of no model.
 SILENT = ("--served-model-name", "--gpu-memory-utilization", "--reasoning-parser")
 
-# What the stand-in cannot judge, by the words of the refusal, with the reason.
-LIMITS = ((r"tilelang is required", "TileLang is not laid beside the stand-in; this model's layers are not built"),)
 # What no answer of the stand-in tells, with the reason; the result names it.
 NOT_JUDGED = {
     "memory": "nothing is allocated: whether it fits is the forecast's business (benchmarks/forecast.py)",
@@ -145,7 +143,7 @@ class Tally:
 
 
 def main() -> int:
-    """Plan, ask, explain, write; return the exit code."""
+    """Plan, ask, write; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, required=True, help="folder of the wheels; missing ones are downloaded")
     parser.add_argument("--answers", type=Path, default=ANSWERS, help="file of answers, read and added to")
@@ -173,11 +171,10 @@ def main() -> int:
     document = summarize(tally, answers)
     if whole:
         RESULT.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unexplained = [refusal for refusal in document["refusals"] if refusal["explanation"] is None]
-    for refusal in unexplained:
+    for refusal in document["refusals"]:
         print(json.dumps(refusal, ensure_ascii=False))
-    print(f"{len(document['refusals'])} sorts of refusals, {len(unexplained)} unexplained")
-    return 1 if unexplained else 0
+    print(f"{document['refused']} refusals of {len(document['refusals'])} sorts")
+    return 1 if document["refusals"] else 0
 
 
 def plan_all(hosts: Iterable[str], releases: Sequence[str], models: Sequence[str] | None) -> Tally:
@@ -459,11 +456,6 @@ def refusal_of(answer: Mapping[str, Any]) -> str | None:
     return f"model: {answer['values']['model']} ({answer['values']['where']})" if answer["values"]["model"] else None
 
 
-def explain(words: str) -> str | None:
-    """Return why the stand-in cannot judge what it refused so; None where that is not known."""
-    return next((reason for pattern, reason in LIMITS if re.search(pattern, words)), None)
-
-
 def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the result: plans by host and release, answers by release, every sort of refusal, and the backends."""
     plans: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
@@ -486,13 +478,9 @@ def summarize(tally: Tally, answers: Mapping[Question, Mapping[str, Any]]) -> di
         "argument_lists": len(tally.askers),
         "questions": dict(Counter(question.release for question in answers)),
         "accepted": dict(accepted),
-        "refused": {
-            "unexplained": sum(len(asked) for words, asked in sorts.items() if explain(words) is None),
-            "limits of the stand-in": sum(len(asked) for words, asked in sorts.items() if explain(words) is not None),
-        },
+        "refused": sum(map(len, sorts.values())),
         "refusals": [
-            {"words": words, "explanation": explain(words), "questions": len(asked), **_examples(asked)}
-            for words, asked in sorted(sorts.items())
+            {"words": words, "questions": len(asked), **_examples(asked)} for words, asked in sorted(sorts.items())
         ],
         "refused as they must be": [f"{hub_id} {flags}: {words}" for hub_id, flags, words in CONTROLS],
         "not judged": NOT_JUDGED,

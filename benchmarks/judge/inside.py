@@ -18,6 +18,7 @@ import runpy
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,9 @@ class _Parts(type):
     def __getattr__(cls, name: str) -> type[Nothing]:
         return part(name)
 
+    def __getitem__(cls, _: object) -> type[Nothing]:
+        return Nothing
+
 
 class Nothing(metaclass=_Parts):
     """A stream or an event that nothing runs on, or a part of a package of which nothing is called here."""
@@ -61,6 +65,14 @@ class Nothing(metaclass=_Parts):
 
     def __init__(self, *_: Any, **__: Any) -> None:
         """Take what a real one takes."""
+
+    def __call__(self, *_: Any, **__: Any) -> Nothing:
+        """Stand in for what a decorator makes of a function."""
+        return Nothing()
+
+    def __iter__(self) -> Iterator[Nothing]:
+        """Hold nothing."""
+        return iter(())
 
     def __index__(self) -> int:
         """Serve as a size, such as that of a workspace."""
@@ -168,12 +180,12 @@ def pretend_triton(capability: int) -> None:
 
 
 class Stub(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds FlashInfer, of which every official image has all: its parts are there and do nothing.
+    """Finds the packages of kernels that every official image has: their parts are there and do nothing.
 
-    Which layers it takes is said by vLLM's own classes (0.33.0 v1/attention/backends/flashinfer.py).
+    Which layers they take is said by vLLM's own classes (0.33.0 v1/attention/backends/flashinfer.py and beside it).
     """
 
-    packages = frozenset({"flashinfer", "flashinfer_cubin"})
+    packages = frozenset({"flashinfer", "flashinfer_cubin", "tilelang", "cutlass", "quack"})
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         """Return how any module of these packages is made."""
