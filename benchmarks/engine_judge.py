@@ -12,8 +12,8 @@ The objectives are those of prod: dev and staging differ from it in the share of
 differs in more than room: of plans with the same sort of GPUs, model and split, the one with the longest context. GPUs
 are of one sort where all that the configuration asks of them is the same.
 
-It takes half an hour and more: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not asked again;
-a whole run leaves in it what was asked of today's plans.
+It takes half an hour and more: `--answers` keeps each answer as it comes, a line of JSON each, and what it holds is not
+asked again; a whole run leaves in it what was asked of today's plans.
 
 Writes benchmarks/results/engine_judge.json and ends with 1 where a plan is refused. Touches that file,
 `--answers`, a temporary folder, and `--wheels`, where pip lays missing wheels.
