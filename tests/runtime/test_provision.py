@@ -375,6 +375,6 @@ def test_what_no_wheel_brings_is_named_with_its_packages(
 
 @pytest.mark.subprocess
 def test_what_is_there_is_not_missed(tmp_path: Path, recipe: Recipe) -> None:
-    there = [{"library": "libc.so.6"}, {"programs": ("nothing-of-that-name", "sh")}, {}]
+    there: list[dict[str, Any]] = [{"library": "libc.so.6"}, {"programs": ("nothing-of-that-name", "sh")}, {}]
     needs = tuple(SystemNeed(name="a", needed_by="b", debian="c", fedora="d", **one) for one in there)
     assert is_complete(ensure(tmp_path / "state", replace(recipe, needs=needs), Messages().say))
