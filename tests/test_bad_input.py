@@ -71,7 +71,7 @@ WRONG_WORDS = [
     (["configure-gpu", "single", CPU_HOST], 4, "no usable GPU: found none", "use `configure-gpu cpu`"),
     (["validate-environment", "dev"], 5, "dev is not configured", "run `configure-gpu dev`"),
     (["stop-environment", "dev"], 5, "dev is not configured", "run `configure-gpu dev`"),
-    (["key", "dev"], 2, "no key yet", "`configure-gpu` creates one"),
+    (["key", "dev"], 2, "no key yet", "`configure-gpu dev` creates one"),
 ]
 
 

@@ -142,7 +142,7 @@ def test_a_role_leaves_out_the_others(run: Run) -> None:
         (
             ("recommend", "--model", "qwen3-32b", "--context=-5"),
             "--context: found `-5`, allowed: a whole number from 1 to 100000000",
-            "for example `--context 8`",
+            "for example `--context 32768`",
         ),
         (
             ("recommend", "--model", "qwen3-32b", "--context", "9999999"),
@@ -167,10 +167,12 @@ def test_a_mistake_is_one_sentence_with_a_next_step(run: Run, words: tuple[str, 
 
 
 def test_a_host_that_serves_nothing_says_why_once(run: Run) -> None:
-    ran = run("models", host="4x-t4-driver470")
-    assert ran.code == 4
-    assert ran.out == ""
-    assert ran.told[0].startswith("driver 470.256.02 supports CUDA up to 11.4, too little for any vllm image")
+    for words in (("models",), ("models", "qwen3-8b")):
+        ran = run(*words, host="4x-t4-driver470")
+        assert ran.code == 4
+        assert ran.out == ""
+        assert ran.told[0].startswith("driver 470.256.02 supports CUDA up to 11.4, too little for any vllm image")
+        assert "update the NVIDIA driver" in ran.told[1]
     assert run("models", "--json", "--fits", host="4x-t4-driver470").json["models"] == []
 
 

@@ -199,6 +199,10 @@ def test_a_pair_of_gpus_is_drawn_from_a_snapshot(run_plain: Run) -> None:
 
 
 def test_gpus_behind_a_driver_that_fails_are_unknown_not_absent(run_plain: Run) -> None:
+    told = run_plain("gpus", "--json", host="4x-t4-driver470").json
+    assert told["placements"]
+    assert told["refusal"].startswith("driver 470.256.02 supports CUDA up to 11.4, too little for any vllm image")
+    assert "  but driver 470.256.02" in run_plain("gpus", host="4x-t4-driver470").out
     assert run_plain("gpus", host="nvml-mismatch").out.startswith("NVIDIA GPUs unknown: the driver does not answer\n")
     assert run_plain("gpus", host="cpu-small").out.startswith("no NVIDIA GPU\n")
 
@@ -246,7 +250,9 @@ def test_the_addresses_are_told_without_the_key(run: Run, project: Path) -> None
     assert "key staging" in ran.out
     assert key not in ran.out
     told = run("open", "staging", "--json").json
-    assert {row["url"]: row["needs"] for row in told["urls"]}[f"http://127.0.0.1:{port}/metrics/"] == "the master key"
+    assert {row["url"]: row["needs"] for row in told["urls"]}[
+        f"http://127.0.0.1:{port}/metrics/"
+    ] == "the master key, or one for metrics only"
     with socket.create_server(("127.0.0.1", port)):
         assert run("open", "staging").err == ""
 

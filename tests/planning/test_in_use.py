@@ -22,13 +22,13 @@ def using(gib: float) -> Host:
 
 
 def test_a_plan_beside_another_program_says_so() -> None:
-    (warning,) = [text for text in plan_for(recorded(BUSY)).warnings if "other programs" in text]
-    assert warning.startswith("other programs hold 30.5 GiB of the 45.0 GiB of GPU 0 (NVIDIA L40S): ")
+    (warning,) = [text for text in plan_for(recorded(BUSY)).warnings if "in use" in text]
+    assert warning.startswith("GPU 0 (NVIDIA L40S) is in use: `nvidia-smi` counts 30.5 GiB of 45.0 GiB, ")
 
 
 @pytest.mark.parametrize("gib", [0, 0.6, 4])
 def test_what_a_desktop_holds_is_no_news(gib: float) -> None:
-    assert not [text for text in plan_for(using(gib)).warnings if "other programs" in text]
+    assert not [text for text in plan_for(using(gib)).warnings if "in use" in text]
 
 
 def test_a_refusal_names_what_must_be_free() -> None:

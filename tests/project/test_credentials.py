@@ -177,4 +177,4 @@ def test_without_a_key_the_way_to_one_is_told(content: bytes | None, folder: Pat
     with pytest.raises(UsageError) as failure:
         read_gateway_key(folder)
     assert failure.value.message == f"{folder / 'litellm_master_key'}: no key yet"
-    assert failure.value.hint == "`configure-gpu` creates one for each environment"
+    assert failure.value.hint == "`configure-gpu` creates one"

@@ -51,6 +51,21 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
         (["plan", "--out", "x"], "`stackwright plan --help`", "`./scripts/stackwright plan --help`"),
         (["plan", "--host", "h.yaml"], "`configure-gpu --help`", "`./scripts/configure-gpu --help`"),
         (["plan", "--out", "x"], "`stackwright-x`, `cpu`", "`stackwright-x`, `cpu`"),
+        (["plan", "prod"], "`configure-gpu cpu`", "`./scripts/configure-gpu prod cpu`"),
+        (
+            ["plan", "prod"],
+            "`configure-gpu dev`, `configure-gpu`",
+            "`./scripts/configure-gpu dev`, `./scripts/configure-gpu prod`",
+        ),
+        (["plan", "production", "--host", "h"], "`configure-gpu`", "`./scripts/configure-gpu production --host h`"),
+        (["start-environment", "--replace", "dev", "prod"], "`configure-gpu`", "`./scripts/configure-gpu prod`"),
+        (["bench", "compare", "dev", "prod"], "`configure-gpu cpu`", "`./scripts/configure-gpu cpu`"),
+        (["plan", "prod"], "`stackwright gpus`", "`./scripts/stackwright gpus`"),
+        (
+            ["dev", "single", "--dry-run"],
+            "`configure-gpu cpu`, `configure-gpu --help`",
+            "`./scripts/configure-gpu dev cpu --dry-run`, `./scripts/configure-gpu --help`",
+        ),
     ],
 )
 def test_where_the_command_was_told_to_look_is_kept(argv: list[str], text: str, pasted: str) -> None:

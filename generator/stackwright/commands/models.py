@@ -255,6 +255,7 @@ def _why(refusal: Refusal | None) -> str:
 def _compare(asked: ModelsArguments, ground: Ground, row: CatalogLlm | None) -> None:
     """Show the checkpoints of one model side by side; of one that the catalog does not have, itself alone."""
     from stackwright.commands.offers import offer_document
+    from stackwright.planning.survey import Lack
 
     offers, best = _weigh_checkpoints(asked, ground, row)
     location = best.facts.location if best.served is not None else None
@@ -269,10 +270,12 @@ def _compare(asked: ModelsArguments, ground: Ground, row: CatalogLlm | None) -> 
                 "checkpoints": documents,
             }
         )
-    else:
+    elif best.refusal is None or best.refusal.lack not in (Lack.DRIVER, Lack.IMAGE):
         _print_comparison(ground, row, shown, location)
     if best.served is None and best.refusal is not None:
         name = row.name if row is not None else asked.name
+        if best.refusal.lack is not Lack.MEMORY:
+            raise NoPlanError(best.refusal.reason, hint=best.refusal.hint or _who_holds(ground, name))
         words = f"{name} does not fit here, in any format that the catalog knows"
         raise NoPlanError(words if row is not None else best.refusal.reason, hint=_who_holds(ground, name))
 

@@ -20,13 +20,13 @@ from stackwright.runtime import Stack
 from stackwright.runtime.ports import is_free
 from stackwright.watching.probe import endpoint_of, published_endpoint, published_url
 
-NO_KEY, ANY_KEY, MASTER_KEY = "no key", "a key", "the master key"
+NO_KEY, ANY_KEY, METRICS_KEY = "no key", "a key", "the master key, or one for metrics only"
 
 # What compose/gateway/admission.py serves, and to whom.
 PATHS = (
     ("OpenAI API", "/v1", ANY_KEY),
     ("models", "/v1/models", ANY_KEY),
-    ("metrics", "/metrics/", MASTER_KEY),
+    ("metrics", "/metrics/", METRICS_KEY),
     ("health", "/health/readiness", NO_KEY),
 )
 

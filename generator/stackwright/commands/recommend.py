@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stackwright.planning.recommend import Checkpoints, Suited, Unsuited
 
 _MOST_TOKENS, _MOST_REQUESTS = 100_000_000, 100_000
+_EXAMPLES = {"--context": 32_768, "--requests": 8}
 # So many answers are shown unless all are asked for: more are the same with other GPUs.
 _SHOWN = 12
 
@@ -51,7 +52,8 @@ class RecommendArguments(Struct, frozen=True, kw_only=True):
 def _count(flag: str, text: str, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 12 and 1 <= int(text) <= most):
         raise UsageError(
-            f"{flag}: found `{text[:40]}`, allowed: a whole number from 1 to {most}", hint=f"for example `{flag} 8`"
+            f"{flag}: found `{text[:40]}`, allowed: a whole number from 1 to {most}",
+            hint=f"for example `{flag} {_EXAMPLES[flag]}`",
         )
     return int(text)
 

@@ -112,6 +112,8 @@ def _good_before(generations: Generations, environment: Environment) -> int:
         every = generations.all()
         kept = ", ".join(f"{generation.number} ({generation.state})" for generation in every) or "none"
         other = any(now is None or generation.number != now.number for generation in every)
-        hint = "choose a kept one with `--to N`" if other else f"a start keeps one: `start-environment {environment}`"
+        hint = f"a start keeps one: `start-environment {environment}`"
+        if every:
+            hint = "choose a kept one with `--to N`" if other else "a start with other settings keeps the next one"
         raise UsageError(f"{environment}: no earlier generation has answered; kept: {kept}", hint=hint)
     return good[-1]

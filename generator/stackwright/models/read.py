@@ -83,7 +83,7 @@ def read_model(
     access, origin = access or HubAccess(), origin or f"--model {name[:120] or repr(name)}"
     cache = find_cache(os.environ, access.home)
     if name == SMOKE:
-        return _smoke(smoke_folder)
+        return smoke_facts(smoke_folder)
     name, folder = _plain(name, llms, origin)
     known = _find_row(name, llms)
     if known is not None:
@@ -219,7 +219,7 @@ def _from_hub(hub_id: str, cache: HubCache, access: HubAccess, origin: str) -> M
     )
 
 
-def _smoke(folder: Path | None) -> ModelFacts:
+def smoke_facts(folder: Path | None = None) -> ModelFacts:
     """Return what is known of the model made on the spot: the same before and after, so that a plan is too."""
     return ModelFacts(
         name=SMOKE,

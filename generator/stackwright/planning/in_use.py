@@ -21,11 +21,10 @@ _STEP_BYTES = GIB // 4
 def warn_of_others(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     """Return a sentence for each GPU of which other programs hold more than a desktop would."""
     return tuple(
-        f"other programs hold {format_bytes(gpu.memory_used_bytes)} of the {format_bytes(gpu.memory_bytes)} of "
-        f"GPU {gpu.index} "
-        f"({gpu.name or 'unknown model'}): the engine does not start if less than its share is free; "
-        "`nvidia-smi` lists "
-        "them, this stack among them while it runs"
+        f"GPU {gpu.index} ({gpu.name or 'unknown model'}) is in use: `nvidia-smi` counts "
+        f"{format_bytes(gpu.memory_used_bytes)} of {format_bytes(gpu.memory_bytes)}, what the driver keeps included, "
+        "and lists the programs, this stack among them while it runs; the engine does not start if less than its "
+        "share is free"
         for gpu in gpus
         if _is_in_use(gpu)
     )

@@ -94,7 +94,7 @@ def read_gateway_key(folder: Path) -> str:
     except (OSError, UnicodeDecodeError):
         key = ""
     if not key:
-        raise UsageError(f"{file}: no key yet", hint="`configure-gpu` creates one for each environment")
+        raise UsageError(f"{file}: no key yet", hint="`configure-gpu` creates one")
     return key
 
 

@@ -12,6 +12,8 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stackwright.domain.environment import WRITTEN_OUT, Environment
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 """The folder of the checkout that this package lies in; of an installed package a folder without scripts."""
 
@@ -24,17 +26,25 @@ class Pasting(Struct, frozen=True, kw_only=True):
     """What a command that is named on the screen needs so that it works as pasted.
 
     `working`: the folder that it is pasted in. `out` and `host` are the words behind `--out` and `--host` of the
-    command that names it.
+    command that names it, `environment` the one that it is about. `dry_run`: that command writes nothing.
     """
 
     working: Path
     out: str | None = None
     host: str | None = None
+    environment: str | None = None
+    dry_run: bool = False
 
     @classmethod
     def of(cls, argv: Sequence[str], working: Path) -> Self:
         """Return that of a command line, pasted in the folder `working`."""
-        return cls(working=working, out=_value(argv, "--out"), host=_value(argv, "--host"))
+        return cls(
+            working=working,
+            out=_value(argv, "--out"),
+            host=_value(argv, "--host"),
+            environment=_environment(argv),
+            dry_run="--dry-run" in argv,
+        )
 
     def in_text(self, text: str) -> str:
         """Write every command of ours that stands in backticks as it is to be pasted."""
@@ -47,9 +57,16 @@ class Pasting(Struct, frozen=True, kw_only=True):
         return _NAMED.sub(pasted, text)
 
     def command(self, name: str, words: str) -> str:
-        """Write one command: the checkout's script, and the folder and host that the present command was given."""
-        which = f"{name}{words}"
-        further = ""
+        """Write one command: the checkout's script, and the folder, host and environment that the present command has.
+
+        One that configures is for that environment alone, not for all three, and writes as little as the present one.
+        """
+        which, further = f"{name}{words}", ""
+        if name == "configure-gpu" and words != " --help":
+            if self.environment is not None and not _ENVIRONMENTS.intersection(words.split()):
+                words = f" {self.environment}{words}"
+            if self.dry_run and "--dry-run" not in words:
+                further += " --dry-run"
         if self.out is not None and "--out" not in words and not _WITHOUT_OUT.match(which):
             further += f" --out {shlex.quote(self.out)}"
         if self.host is not None and "--host" not in words and _WITH_HOST.match(which):
@@ -57,6 +74,7 @@ class Pasting(Struct, frozen=True, kw_only=True):
         return f"{shlex.quote(program_of(name, self.working))}{words}{further}"
 
 
+_ENVIRONMENTS = frozenset((*Environment, *WRITTEN_OUT))
 # A command of ours and what stands behind it, as messages, fixes and hints write it.
 _NAMED = re.compile(r"`(echo \w+ \| )?(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
 _WITHOUT_OUT = re.compile(r"stackwright (detect|facts|gpus|--)|.* --help$|stackwright$")
@@ -72,6 +90,16 @@ def program_of(command: str, working: Path) -> str:
         return str(script)
     near = os.path.relpath(script, working)
     return near if near.startswith(".") else f"./{near}"
+
+
+def _environment(argv: Sequence[str]) -> str | None:
+    """Return the environment that a command line names; None where it names none, or several."""
+    named = [word for before, word in zip(["", *argv], argv, strict=False) if _is_environment(before, word)]
+    return named[0] if len(named) == 1 else None
+
+
+def _is_environment(before: str, word: str) -> bool:
+    return word in _ENVIRONMENTS and before not in ("--replace", "--model", "--name")
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

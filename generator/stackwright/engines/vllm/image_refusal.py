@@ -263,7 +263,8 @@ def _only_with_holes(search: Search) -> NoImageError:
             f"; driver {situation.driver or 'of unknown version'} is too old for it: "
             f"{_driver_for(search, search.carried)}"
         )
-        instead += f"; or {newer_driver(situation.system, _least_demanding(search.carried).cuda)}"
+        driver = newer_driver(situation.system, _least_demanding(search.carried).cuda)
+        instead += f"; or {driver} and add --allow-vulnerable"
     return NoImageError(f"{message}; it is refused without --allow-vulnerable", hint=instead)
 
 
