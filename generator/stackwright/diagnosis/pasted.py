@@ -40,9 +40,11 @@ _SPOKEN = re.compile(
 )
 _ONE_LINE = "Traceback (most recent call last):\\n"
 _FRAME = re.compile(r"\s|Traceback ")
-# The words of Uvicorn (0.38 lifespan/on.py), in the engine and in the gateway, of PostgreSQL, Redis and Prometheus.
+# The words of Uvicorn (0.38 lifespan/on.py), in the engine and in the gateway, of PostgreSQL, Redis, Prometheus, Qdrant
+# (1.15 src/actix/mod.rs) and text-embeddings-inference (1.8 router/src/http/server.rs).
 _READY = re.compile(
-    r"^.*(?:Application startup complete\.|ready to accept connections|Server is ready to receive web requests)[^\n]*$",
+    r"^.*(?:Application startup complete\.|ready to accept connections|Server is ready to receive web requests"
+    r"|Qdrant HTTP listening on|text_embeddings_router::\S+: \S+: Ready$)[^\n]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 _MOST_OF_CHAIN = 4
