@@ -64,7 +64,7 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
         (
             ["dev", "single", "--dry-run"],
             "`configure-gpu cpu`, `configure-gpu --help`",
-            "`./scripts/configure-gpu dev cpu --dry-run`, `./scripts/configure-gpu --help`",
+            "`./scripts/configure-gpu dev cpu`, `./scripts/configure-gpu --help`",
         ),
     ],
 )

@@ -26,14 +26,13 @@ class Pasting(Struct, frozen=True, kw_only=True):
     """What a command that is named on the screen needs so that it works as pasted.
 
     `working`: the folder that it is pasted in. `out` and `host` are the words behind `--out` and `--host` of the
-    command that names it, `environment` the one that it is about. `dry_run`: that command writes nothing.
+    command that names it, `environment` the one that it is about.
     """
 
     working: Path
     out: str | None = None
     host: str | None = None
     environment: str | None = None
-    dry_run: bool = False
 
     @classmethod
     def of(cls, argv: Sequence[str], working: Path) -> Self:
@@ -43,7 +42,6 @@ class Pasting(Struct, frozen=True, kw_only=True):
             out=_value(argv, "--out"),
             host=_value(argv, "--host"),
             environment=_environment(argv),
-            dry_run="--dry-run" in argv,
         )
 
     def in_text(self, text: str) -> str:
@@ -59,14 +57,12 @@ class Pasting(Struct, frozen=True, kw_only=True):
     def command(self, name: str, words: str) -> str:
         """Write one command: the checkout's script, and the folder, host and environment that the present command has.
 
-        One that configures is for that environment alone, not for all three, and writes as little as the present one.
+        One that configures is for that environment alone, not for all three.
         """
         which, further = f"{name}{words}", ""
-        if name == "configure-gpu" and words != " --help":
-            if self.environment is not None and not _ENVIRONMENTS.intersection(words.split()):
-                words = f" {self.environment}{words}"
-            if self.dry_run and "--dry-run" not in words:
-                further += " --dry-run"
+        has_environment = self.environment is None or _ENVIRONMENTS.intersection(words.split())
+        if name == "configure-gpu" and not has_environment and words != " --help":
+            words = f" {self.environment}{words}"
         if self.out is not None and "--out" not in words and not _WITHOUT_OUT.match(which):
             further += f" --out {shlex.quote(self.out)}"
         if self.host is not None and "--host" not in words and _WITH_HOST.match(which):
