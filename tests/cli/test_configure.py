@@ -399,3 +399,15 @@ def test_detecting_needs_nothing_and_writes_where_it_was_told(around: Path, caps
     ]
     assert main(["detect", "-o", str(around / "none" / "host.yaml")]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.subprocess
+def test_detecting_writes_over_no_file_of_another_kind(around: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = around / "config.yaml"
+    target.write_text("model_list: []\n")
+    assert main(["detect", "-o", str(target)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output: {target} is there already, and is no snapshot")
+    assert target.read_text() == "model_list: []\n"
+    target.unlink()
+    assert main(["detect", "-o", str(target)]) == 0
+    assert main(["detect", "-o", str(target)]) == 0

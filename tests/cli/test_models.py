@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from stackwright.catalog.load import load_llms
 
 from tests.cli.commands import Run
+from tests.planning_requests import HOSTS
 
 NAMES = {row.name for row in load_llms()}
 
@@ -256,3 +260,27 @@ def test_a_name_longer_than_a_path_is_refused(run: Run) -> None:
     for words in (("models", "x" * 5000), ("recommend", "--model", "x" * 5000)):
         ran = run(*words)
         assert (ran.code, "the catalog has no model `xxx" in ran.err) == (2, True)
+
+
+def test_the_next_command_plans_what_the_table_shows(run: Run) -> None:
+    words = ("--objective=latency", "--set=VLLM_KV_CACHE_DTYPE=fp8", "--gpu-memory-utilization=0.5")
+    ran = run("models", "qwen3-8b", "prod", *words, host="2x-rtx3090-nvlink")
+    following = next(line for line in ran.out.splitlines() if line.startswith("next: "))
+    assert "plan prod --model Qwen/Qwen3-8B" in following
+    for word in ("--objective latency", "VLLM_KV_CACHE_DTYPE=fp8", "VLLM_GPU_MEMORY_UTILIZATION=0.5"):
+        assert word in following
+
+
+@pytest.mark.parametrize("words", [("models",), ("models", "qwen3-0.6b"), ("plan",), ("plan", "--model=qwen3-0.6b")])
+def test_memory_that_nobody_knows_is_no_want_of_memory(run: Run, around: Path, words: tuple[str, ...]) -> None:
+    host = around / "host.yaml"
+    text = (HOSTS / "1x-rtx3090" / "host.yaml").read_text()
+    host.write_text(re.sub(r"(?m)^(\s.*)memory_bytes: \d+, memory_used", r"\1memory_bytes: null, memory_used", text))
+    ran = run(*words, f"--host={host}")
+    assert ran.code == 4
+    assert ran.told[0] == "the memory of GPU 0 (NVIDIA GeForce RTX 3090) is unknown: the driver does not tell it"
+
+
+def test_what_takes_no_flag_says_so(run: Run) -> None:
+    assert run("models", "qwen3-8b", "--role=embedding").told[0] == "--role is for the list"
+    assert run("models", "--matrix", host="cpu-small").told[0].startswith("--host is not for the matrix")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +363,25 @@ def test_all_environments_serve_one_model_unless_asked_otherwise(host: str, run:
     assert longer.json["plans"]["prod"]["models"][0]["location"] == model
     asked = run("configure-gpu", "--model=Qwen/Qwen3-0.6B", "--json", host=host)
     assert {plan["models"][0]["location"] for plan in asked.json["plans"].values()} == {"Qwen/Qwen3-0.6B"}
+
+
+def test_gpus_that_a_kept_mode_leaves_idle_are_told(run: Run) -> None:
+    """The way out of a broken driver is `cpu`; afterwards nobody thinks of it."""
+    assert run(*PROD, "cpu", host=GPU_HOST).code == 0
+    ran = run(*PROD, host=GPU_HOST)
+    assert "prod: 2 GPUs idle, since `cpu` is kept from before: `configure-gpu prod auto` uses them" in ran.err
+    assert "idle" not in run(*PROD, "auto", host=GPU_HOST).err
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_keys_that_are_made_anew_are_told(run: Run, project: Path, *, emptied: bool) -> None:
+    """Clients hold the old ones."""
+    words = "prod: its keys were gone, and are new: `stackwright key prod` prints the master key"
+    assert words not in run(*PROD, host=CPU_HOST).err
+    secrets = project / "envs" / ".secrets" / "prod"
+    if emptied:
+        (secrets / "litellm_master_key").resolve().write_text("")
+    else:
+        shutil.rmtree(secrets)
+    assert words in run(*PROD, host=CPU_HOST).err
+    assert words not in run(*PROD, host=CPU_HOST).err

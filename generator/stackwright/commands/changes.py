@@ -11,6 +11,7 @@ from stackwright import report
 from stackwright.commands.choices import command
 from stackwright.commands.configure import Configured
 from stackwright.domain.environment import EnvironmentPaths
+from stackwright.domain.plan import Mode
 from stackwright.errors import StackError
 from stackwright.project import folder as project
 from stackwright.rendering.numbered import changed_keys
@@ -26,9 +27,17 @@ def tell_kept(made: Sequence[Configured]) -> None:
         tuned = ", ".join(f"{key}={one.value}" for key, one in configured.chosen.choices.tuned.items())
         if tuned:
             report.tell(f"{configured.paths.environment}: tuned: {tuned} (forget one: `--unset KEY`)")
+    idle = [configured for configured in made if configured.chosen.kept.mode is Mode.CPU and configured.plan.host.gpus]
+    if idle:
+        gpus = len(idle[0].plan.host.gpus)
+        names = _names([configured.paths for configured in idle])
+        again = command(idle[0].paths, "auto")
+        report.warn(
+            f"{names}: {gpus} GPU{'s' if gpus > 1 else ''} idle, since `cpu` is kept from before: `{again}` uses them"
+        )
     kept = [(shlex.join(configured.chosen.kept.words), configured.paths) for configured in made]
     for words, paths in _grouped(row for row in kept if row[0]):
-        reset = command(paths[0], "--reset") if len(paths) == 1 else "--reset"
+        reset = command(paths[0], "--reset") if len(paths) == 1 else "configure-gpu --reset"
         report.tell(f"{_names(paths)}: kept from before: {words} (forget it: `{reset}`)")
 
 

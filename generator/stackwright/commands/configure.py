@@ -32,13 +32,13 @@ from stackwright.engines import default_engine, engine_named
 from stackwright.engines.protocol import Engine, EngineNeeds, pinned_fields
 from stackwright.errors import NoPlanError, StackError, UsageError
 from stackwright.models.cache import find_cache
-from stackwright.models.read import SMOKE, HubAccess, locate_model, read_model, read_shape
+from stackwright.models.read import SMOKE, HubAccess, find_folder, locate_model, read_model, read_shape
 from stackwright.models.stored import name_llm
 from stackwright.planning.planner import make_plan
 from stackwright.planning.request import PlanRequest, User, WantedModel, model_request
 from stackwright.project import folder as project
 from stackwright.project import write
-from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key
+from stackwright.project.credentials import ensure_secrets, find_hub_token, gateway_key, has_lost_key
 from stackwright.project.data_folder import check_data_folder, claim_data_folder
 from stackwright.project.digests import read_image_pins
 from stackwright.project.generations import Generations
@@ -260,6 +260,8 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
     for position, model in enumerate(request.models):
         pins = model_request(request, position).pins
         drafter = pinned_fields(request.engine.memory_settings, pins).get("draft_model")
+        if drafter:
+            _check_drafter(drafter, catalog)
         models.append(
             replace(
                 _overridden(model, request.engine, pins, catalog),
@@ -268,6 +270,15 @@ def _with_known(request: PlanRequest, paths: ProjectPaths, catalog: Catalog) -> 
             )
         )
     return replace(request, models=tuple(models))
+
+
+def _check_drafter(name: str, catalog: Catalog) -> None:
+    """Refuse a drafter by a name that the engine does not know; it is given the name as it stands."""
+    location = locate_model(name, catalog.llms())
+    if location != name and not find_folder(name):
+        raise UsageError(
+            f"speculative decoding: the engine knows no drafter `{name[:120]}`", hint=f"write `{location}`"
+        )
 
 
 def _overridden(model: WantedModel, engine: Engine, pins: Mapping[str, str], catalog: Catalog) -> WantedModel:
@@ -498,12 +509,17 @@ def write_environments(
     for configured in made:
         _check_data(configured, paths)
         _check_own_keys(configured)
+    lost = [configured.paths.environment for configured in made if has_lost_key(configured.paths)]
     project.lay_out(paths.root)
     for sentence in write.write_files(groups):
         report.warn(sentence)
     for configured in made:
         prepare_stack(configured.plan, paths, configured.values, hf_home)
         keep_generation(configured.paths, trial=trial)
+    for environment in lost:
+        report.warn(
+            f"{environment}: its keys were gone, and are new: `stackwright key {environment}` prints the master key"
+        )
 
 
 def _check_data(configured: Configured, paths: ProjectPaths) -> None:

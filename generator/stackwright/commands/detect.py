@@ -10,6 +10,7 @@ from msgspec import Struct
 from stackwright import report
 from stackwright.commands.options import add_json, record_of
 from stackwright.detect.host import detect_host
+from stackwright.errors import HostError, UsageError
 
 
 class DetectArguments(Struct, frozen=True, kw_only=True):
@@ -34,6 +35,8 @@ def run(arguments: DetectArguments) -> None:
     """Print the host, or write a snapshot of it."""
     from stackwright.detect.snapshot import format_snapshot, write_snapshot
 
+    if arguments.output is not None:
+        _refuse_to_overwrite(arguments.output)
     found = detect_host()
     report.warn_all(found.warnings)
     if arguments.output is not None:
@@ -43,3 +46,18 @@ def run(arguments: DetectArguments) -> None:
         report.print_json(found.host)
     elif arguments.output is None:
         report.print_text(format_snapshot(found.host))
+
+
+def _refuse_to_overwrite(target: Path) -> None:
+    """Raise UsageError where a file that is no snapshot of a host would be lost; an empty one holds nothing."""
+    from stackwright.detect.snapshot import read_snapshot
+
+    try:
+        if target.is_file() and target.stat().st_size:
+            read_snapshot(target)
+    except OSError:
+        return  # the writing says what is wrong
+    except HostError:
+        raise UsageError(
+            f"--output: {target} is there already, and is no snapshot of a host", hint="name another file"
+        ) from None

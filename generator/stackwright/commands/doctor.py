@@ -164,7 +164,7 @@ def _judge(arguments: DoctorArguments, log: str, paths: ProjectPaths) -> None:
     for judgement in judged:
         report.print_judgement(judgement)
     if not judged:
-        report.tell("nothing found wrong in this log")
+        report.tell("nothing found wrong in this log" if text.strip() else "the log is empty")
 
 
 def _asked(paths: ProjectPaths, named: Environment | None) -> tuple[Environment, ...]:

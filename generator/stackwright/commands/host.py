@@ -86,7 +86,8 @@ def choose_gpus(host: Host, ranks: int) -> GpuMemory:
     whole = [gpu for gpu in gpus if gpu not in slices]
     known = [seen for gpu in whole if (seen := memory_on(host, gpu, find_gpu(gpu.name))) is not None]
     if not known and not slices:
-        raise HostError("no GPU whose memory is known", hint="use a snapshot of the machine: --host FILE")
+        hint = "a snapshot of a machine whose driver tells it: --host FILE"
+        raise HostError("no GPU whose memory is known", hint=hint)
     if len(known) < ranks:  # the host was read well: it is the plan that does not fit
         beside = f" beside {len(slices)} MIG slice(s), which a model cannot span" if slices else ""
         raise NoPlanError(

@@ -109,6 +109,9 @@ def read_arguments(given: argparse.Namespace) -> ImportArguments:
     environment = Environment.DEV
     if words[-1] in ENVIRONMENTS and not Path(words[-1]).is_file():
         environment = parse_environment(words.pop())
+    other = next((word for word in words if word in ENVIRONMENTS and not Path(word).is_file()), None)
+    if other is not None:
+        raise UsageError(f"found two environments: {other} and {environment.value}", hint="name one")
     if not words:
         raise UsageError("no file to import", hint="for example `stackwright import docker-compose.yml prod`")
     return record_of(

@@ -37,7 +37,7 @@ ACTIONS: Mapping[str, str] = {
     "revoke": "Take a key away. It is refused from then on.",
     "usage": "Show requests and tokens by day, key and model.",
 }
-SHOWN_ONCE = "is shown only once; keep it now. The gateway accepts it within two seconds"
+SHOWN_ONCE = "is shown only once; keep it now. A running gateway accepts it within two seconds"
 MOST = 10**12
 DAYS = 30
 
@@ -165,7 +165,7 @@ def _rotate(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
     else:
         report.print_text(text)
     again = f"`stackwright key {paths.environment.value}` prints the master key again"
-    report.tell(f"{again}. The gateway accepts it within two seconds")
+    report.tell(f"{again}. A running gateway accepts it within two seconds")
 
 
 def _own_services(paths: EnvironmentPaths, name: str) -> tuple[str, tuple[str, ...]] | None:
@@ -188,7 +188,7 @@ def _show_once(made: ShownKey, arguments: KeysArguments) -> None:
 
 def _revoke(paths: EnvironmentPaths, arguments: KeysArguments) -> None:
     gone = revoke_key(paths, arguments.name or "")
-    report.tell(f"revoked `{gone.name}` (sk-{gone.id}…); the gateway refuses it within two seconds")
+    report.tell(f"revoked `{gone.name}` (sk-{gone.id}…); a running gateway refuses it within two seconds")
 
 
 def _list(paths: EnvironmentPaths, arguments: KeysArguments) -> None:

@@ -106,7 +106,11 @@ def read_arguments(given: argparse.Namespace) -> ModelsArguments:
     if not given.matrix and (given.gpus or given.driver):
         flag = "--gpu" if given.gpus else "--driver"
         raise UsageError(f"{flag} is for the matrix", hint="add --matrix, or name a host with --host FILE")
+    if given.role is not None and name:
+        raise UsageError("--role is for the list", hint="leave it out, or the name")
     options = read_plan_options(given, mode)
+    if given.matrix and options.host is not None:
+        raise UsageError("--host is not for the matrix, which is of GPUs alone", hint="name them: `--gpu NAME`")
     if given.share is not None:
         share = options.engine.keys.memory_share
         options = replace(options, pins=(*options.pins, *(((share, given.share),) if share else ())))
@@ -338,7 +342,8 @@ def _print_comparison(ground: Ground, row: CatalogLlm | None, shown: Sequence[Of
         rows.append((offer.facts.location, *_cells(offer), held, ", ".join(notes)))
     report.print_table(columns, rows)
     if location is not None:
-        report.print_text(f"next: {pasted(ground, 'plan', *_mode_words(ground), '--model', location)}")
+        words = (*_mode_words(ground), "--model", location, *replace(ground.chosen.choices, mode=None, models=()).words)
+        report.print_text(f"next: {pasted(ground, 'plan', *words)}")
 
 
 def _short_reason(refusal: Refusal) -> str:

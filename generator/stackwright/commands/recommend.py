@@ -200,7 +200,8 @@ def _print(
     if len(suited) > len(shown):
         report.print_text(f"and {len(suited) - len(shown)} more: --all")
     _print_others(others)
-    report.print_lines(("", *_LEGEND))
+    if shown:
+        report.print_lines(("", *_LEGEND))
 
 
 def _print_table(shown: Sequence[Suited]) -> None:

@@ -122,7 +122,7 @@ def _check_json(_: SettingSpec, value: str) -> str | None:
         found = json.loads(value)
     except (ValueError, RecursionError):
         found = None
-    return None if isinstance(found, dict) else 'a JSON object, such as {"image": 1}'
+    return None if isinstance(found, dict) else 'a JSON object: {"NAME": VALUE}'
 
 
 def _matcher(pattern: re.Pattern[str], allowed: str) -> Callable[[SettingSpec, str], str | None]:

@@ -10,7 +10,7 @@ from stackwright.domain.objective import Objective
 from stackwright.domain.placement import Placement
 from stackwright.errors import NoPlanError
 from stackwright.models.stored import name_llm, stored_facts
-from stackwright.planning.layout import as_if_sure, serves, smallest_memory
+from stackwright.planning.layout import as_if_sure, memory_unknown, serves, smallest_memory
 from stackwright.planning.llm_choice import PREFERENCES, LlmCandidate, choose_llm
 from stackwright.planning.model_plan import wanted_settings
 from stackwright.planning.placement import Heads, placements
@@ -60,14 +60,15 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
     chosen = request.engine.choose_image(request.task, options[0].gpus, catalog, judged.needs)
     settings = wanted_settings(request, options[0], catalog, chosen.version)
     memory = smallest_memory(options[0].gpus, request.host, catalog)
-    if memory is not None:
-        memory, settings = as_if_sure(memory, settings)
+    if memory is None:
+        raise memory_unknown(options[0].gpus[0])
+    memory, settings = as_if_sure(memory, settings)
     # A model that the person named may reach across islands; nobody asked for one so large that it must.
     inside = tuple(option for option in options if option.inside_island) or options
 
     def served(row: CatalogLlm, checkpoint: Checkpoint) -> int | None:
         group = _roomiest(inside, row)
-        if memory is None or group is None:
+        if group is None:
             return None
         there = replace(settings, tensor_parallel=group.tensor_parallel, pipeline_parallel=group.pipeline_parallel)
         return serves(request.engine, there, memory, stored_facts(row, checkpoint), request.objective)
@@ -83,7 +84,7 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
     )
     best = choice.best
     if best is None:
-        raise _nothing_fits(request, catalog, inside)
+        raise _nothing_fits(request, catalog, inside, _pins_in_the_way(whole, judged, catalog, has_token=has_token))
     facts = stored_facts(best.row, best.checkpoint)
     reason = _reason(best, choice.runners_up, request.objective)
     share = judged.wishes.gpu_memory_utilization
@@ -93,7 +94,20 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
     return replace(whole, models=(model,))
 
 
-def _nothing_fits(request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...]) -> NoPlanError:
+def _pins_in_the_way(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has_token: bool) -> str | None:
+    """Return the hint to take pins back without which a model fits; None where none fits without them either."""
+    if not judged.pins:
+        return None
+    try:
+        _with_best(replace(whole, pins=()), replace(judged, pins=()), catalog, has_token=has_token)
+    except NoPlanError:
+        return None
+    return f"remove {', '.join(pin.written_at for pin in judged.pins)}: a model fits without"
+
+
+def _nothing_fits(
+    request: ModelRequest, catalog: Catalog, options: tuple[Placement, ...], hint: str | None
+) -> NoPlanError:
     """Make the refusal: a pinned size that no model's heads can be split by is named, since no model would help."""
     if all(_roomiest(options, row) is None for row in catalog.llms()):
         pin = request.fixed[request.engine.keys.tensor_parallel]
@@ -103,7 +117,7 @@ def _nothing_fits(request: ModelRequest, catalog: Catalog, options: tuple[Placem
         )
     return NoPlanError(
         f"no catalog model fits on {len(options[0].groups[0])}× {options[0].gpus[0].name}",
-        hint="name one with --model; `stackwright fit --model …` checks it",
+        hint=hint or "name one with --model; `stackwright fit --model …` checks it",
     )
 
 

@@ -14,6 +14,7 @@ from stackwright.engines.protocol import Engine
 from stackwright.errors import UsageError
 from stackwright.planning.cloud import check_cloud
 from stackwright.planning.switching import switch_s
+from stackwright.services.gateway import MOST_SLOTS
 from stackwright.units import MIB
 
 DECISION = "docs/decisions/0031-gateway-limits.md"
@@ -48,7 +49,7 @@ def gateway_settings(
     replicas = len(groups)
     context = values[engine.keys.context]
     requests = values.get(engine.keys.requests or "") or str(engine.processor_requests)
-    working = replicas * int(requests)
+    working = min(replicas * int(requests), MOST_SLOTS)
     of_which = f"engine limit {replicas} × {requests}" if replicas > 1 else f"engine limit {requests}"
     working_in_force = int(values.get("GATEWAY_MAX_CONCURRENT_REQUESTS") or working)
     return {
@@ -67,7 +68,7 @@ def gateway_settings(
             str(working), f"{of_which}; further requests queue at the gateway", DECISION
         ),
         "GATEWAY_MAX_QUEUED_REQUESTS": _setting(
-            str(WAITING_PER_REQUEST * working_in_force),
+            str(min(WAITING_PER_REQUEST * working_in_force, MOST_SLOTS)),
             (
                 f"{WAITING_PER_REQUEST} for each of {working_in_force} running: in time if a request takes a fifth "
                 "of the timeout"

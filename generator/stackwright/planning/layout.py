@@ -25,6 +25,7 @@ from stackwright.domain.placement import Placement
 from stackwright.domain.shape import Shape
 from stackwright.engines.memory.gpu import memory_on, with_seen
 from stackwright.engines.protocol import Engine
+from stackwright.errors import NoPlanError
 
 # What is asked of an engine whose memory nobody can forecast: few requests at once, and its own search for the length.
 CAUTIOUS_SEQS = 16
@@ -154,6 +155,14 @@ def smallest_memory(
     known = [memory for gpu in gpus if (memory := memory_on(host, gpu, catalog.find_gpu(gpu.name))) is not None]
     least = min(known, key=lambda memory: memory.total_bytes - memory.used_bytes, default=None)
     return least and with_seen(least, seen)
+
+
+def memory_unknown(gpu: Gpu) -> NoPlanError:
+    """Make the refusal for a GPU whose memory nobody knows: nothing can be forecast there."""
+    return NoPlanError(
+        f"the memory of GPU {gpu.index} ({gpu.name or 'unknown model'}) is unknown: the driver does not tell it",
+        hint="check `nvidia-smi`, and detect again; until then `configure-gpu cpu`",
+    )
 
 
 def as_if_sure(memory: GpuMemory, settings: EngineSettings) -> tuple[GpuMemory, EngineSettings]:

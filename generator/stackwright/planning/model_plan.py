@@ -98,7 +98,7 @@ def _with_advice(request: ModelRequest, refusal: NoPlanError, catalog: Catalog) 
     """Return a refusal for want of memory with what would do: a shorter context, a larger share, else other weights."""
     if not isinstance(refusal, DoesNotFitError):
         return refusal
-    hint = _shorter(request, catalog) or _larger_share(request)
+    hint = _shorter(request, catalog) or _larger_share(request) or _without_share(request, catalog)
     if hint is None:
         from stackwright.planning.advice import advise_instead
 
@@ -146,9 +146,11 @@ def decide(request: ModelRequest, catalog: Catalog) -> Decision:
         if request.why_processor:
             chosen = replace(chosen, reasons=(f"on the processor, since {request.why_processor}",))
         return Decision(placement=options[0], chosen=chosen, layout=None)
-    from stackwright.planning.layout import LayoutOption, Unfit, choose_layout, smallest_memory
+    from stackwright.planning.layout import LayoutOption, Unfit, choose_layout, memory_unknown, smallest_memory
     from stackwright.planning.pace import arrange
 
+    if not any(smallest_memory(option.gpus, request.host, catalog) for option in options):
+        raise memory_unknown(options[0].gpus[0])
     layout_options = (
         LayoutOption(
             placement=option,
@@ -411,6 +413,19 @@ def _larger_share(request: ModelRequest) -> str | None:
     if share is None or share >= 1:
         return None
     return f"raise its gpu_share in {request.whole.file_of('models')}, or name a smaller model"
+
+
+def _without_share(request: ModelRequest, catalog: Catalog) -> str | None:
+    """Return the hint to change a pinned share of the GPUs' memory without which the model fits; None where none is."""
+    share = request.engine.keys.memory_share or ""
+    if share not in request.fixed:
+        return None
+    fixed = {key: pin for key, pin in request.fixed.items() if key != share}
+    try:
+        plan_as_is(replace(request, fixed=fixed), catalog)
+    except NoPlanError:
+        return None
+    return f"change or remove {request.fixed[share].written_at}"
 
 
 def _with_pins(computed: dict[str, Setting], request: ModelRequest) -> dict[str, Setting]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stackwright.atomic import replace_file, stale_files
+from stackwright.domain.environment import EnvironmentPaths
 from stackwright.errors import UsageError
 from stackwright.reading import read_text
 from stackwright.services import (
@@ -96,6 +97,11 @@ def read_gateway_key(folder: Path) -> str:
     if not key:
         raise UsageError(f"{file}: no key yet", hint="`configure-gpu` creates one")
     return key
+
+
+def has_lost_key(paths: EnvironmentPaths) -> bool:
+    """Return whether an environment was configured and its master key is gone: the next one is another."""
+    return paths.rendered.exists() and not _holds_something(gateway_key(paths.secrets))
 
 
 def _holds_something(path: Path) -> bool:

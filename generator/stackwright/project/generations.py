@@ -168,7 +168,7 @@ class Generations:
         return _content(self.local_file(number)) != _content(self._paths.local)
 
     def _contents(self) -> dict[str, bytes]:
-        return {name: read_bytes(path) for name, path in self._files.items() if path.exists()}
+        return {name: read_bytes(path) for name, path in self._files.items() if path.is_file()}
 
     def _texts(self, number: int) -> dict[str, str]:
         found, folder = self.find(number), self._folder / str(number)

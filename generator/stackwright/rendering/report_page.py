@@ -17,6 +17,7 @@ from stackwright.rendering.plan_document import plan_document
 from stackwright.rendering.sheet import UNICODE, Part, short_name
 from stackwright.rendering.summary import (
     NextStep,
+    describe_beside,
     describe_device,
     describe_download,
     describe_model,
@@ -152,7 +153,7 @@ def _model(plan: Plan, model: ServedModel, step: NextStep) -> Mapping[str, objec
     return {
         "model": model,
         "what": describe_model(model, UNICODE),
-        "reach": [*describe_reach(model), *describe_download(model, step)],
+        "reach": [*describe_reach(model), *describe_beside(model), *describe_download(model, step)],
         "bar": _bar(plan, model),
         "engines": list(_alike(plan.host, model.replicas)),
     }

@@ -6,6 +6,7 @@ letters come in as a `Canvas`, so that the same plan gives the same lines everyw
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,10 +102,15 @@ def summarize_plan(plan: Plan, canvas: Canvas, next_step: NextStep) -> tuple[Lin
 
 def _describe_additions(plan: Plan) -> list[list[str]]:
     """Return what runs beside the models, and what that takes."""
+    beside = f"beside: {', '.join(plan.additions)}"
+    return [[beside, f"{format_bytes(_taken_by_additions(plan))} of memory"]] if plan.additions else []
+
+
+def _taken_by_additions(plan: Plan) -> int:
+    """Return what the services beside the models take of the machine's memory."""
     values = {key: setting.value for key, setting in plan.settings.items()}
     known = additions()
-    taken = sum(known[name].memory_bytes(values) for name in plan.additions)
-    return [[f"beside: {', '.join(plan.additions)}", f"{format_bytes(taken)} of memory"]] if plan.additions else []
+    return sum(known[name].memory_bytes(values) for name in plan.additions)
 
 
 def text_of(line: Line) -> str:
@@ -228,7 +234,8 @@ def _is_first(plan: Plan, model: ServedModel) -> bool:
 
 
 def _model_lines(plan: Plan, model: ServedModel, canvas: Canvas, next_step: NextStep) -> Iterator[Line]:
-    yield from _wrap([[*describe_reach(model), *describe_download(model, next_step), *_unable(model)]], canvas)
+    reach, download = describe_reach(model), describe_download(model, next_step)
+    yield from _wrap([[*reach, *describe_beside(model), *download, *_unable(model)]], canvas)
     memory = model.forecast
     if memory is None:
         yield (Span("memory not forecast"),)
@@ -264,6 +271,28 @@ def _most_at_once(model: ServedModel) -> int | None:
     return None if replica.gpu_uuids else engine.processor_requests * replica.ranks
 
 
+def describe_beside(model: ServedModel) -> Iterator[str]:
+    """Say what is loaded beside a model: adapters, and what drafts for it."""
+    adapters = len(model.attached.adapters)
+    if adapters:
+        yield f"{adapters} LoRA adapter{'s' if adapters > 1 else ''}"
+    drafting = _drafting(model)
+    if drafting:
+        drafter = drafting.get("model")
+        by = drafter if isinstance(drafter, str) else drafting.get("method", "the engine's choice")
+        yield f"speculative decoding by {by}"
+
+
+def _drafting(model: ServedModel) -> Mapping[str, object]:
+    """Return the engine's configuration of speculative decoding; empty without one, or where it is not readable."""
+    told = model.settings.get(engine_named(model.engine.name).flags.get("--speculative-config") or "")
+    try:
+        found = json.loads(told.value) if told is not None else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def describe_download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
     """Say what is to be downloaded; nothing of a model that is no hub's."""
     if model.source is not LlmSource.HUB:
@@ -272,7 +301,8 @@ def describe_download(model: ServedModel, next_step: NextStep) -> Iterator[str]:
     if missing is None:
         yield "download of unknown size"
     elif missing:
-        yield f"about {format_bytes(missing)} to download"
+        beside = " and the drafter" if "model" in _drafting(model) else ""
+        yield f"about {format_bytes(missing)}{beside} to download"
     else:
         yield "already downloaded"
 
@@ -332,10 +362,12 @@ def memory_parts(plan: Plan, model: ServedModel, memory: Memory) -> tuple[Part, 
     weights, cache = ranks * memory.weights_bytes, ranks * max(0, memory.kv_cache_bytes)
     overhead = ranks * (memory.activation_bytes + memory.cuda_graph_bytes + memory.overhead_bytes)
     own = weights + cache + overhead
-    free = max(0, memory.total_bytes - others - beside - own)
+    services = 0 if model.replicas[0].gpu_uuids else _taken_by_additions(plan)
+    free = max(0, memory.total_bytes - others - beside - services - own)
     known = (
         Part("other programs", others, Tone.OTHERS),
         Part("other models", beside, Tone.OTHERS),
+        Part("services beside", services, Tone.OTHERS),
         Part("weights", weights, Tone.WEIGHTS),
         Part("cache", cache, Tone.CACHE),
         Part("graphs, overhead" if memory.cuda_graph_bytes else "overhead", overhead, Tone.OVERHEAD),

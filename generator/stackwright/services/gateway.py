@@ -45,6 +45,8 @@ def _per_model(key: str, section: str, bounds: tuple[int, int], meaning: str) ->
     return replace(whole_number(key, section, bounds, meaning), per_model=True)
 
 
+MOST_SLOTS = 65_536
+"""Requests of one model that the gateway works on, or keeps waiting, at most: each holds a connection."""
 NETWORK = "GATEWAY_NETWORK"
 LOGS = "GATEWAY_LOGS"
 """In a plan where a person pins it alone."""
@@ -95,11 +97,13 @@ SETTINGS: tuple[SettingSpec, ...] = (
     ),
     whole_number("GATEWAY_COOLDOWN_S", "Gateway", (1, 3600), "Seconds that a failing replica is skipped"),
     whole_number("GATEWAY_DRAIN_S", "Gateway", (0, 86400), "Seconds that open requests get to end at a stop"),
-    _per_model("GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, 65536), "Concurrent requests per model; 0: no limit"),
+    _per_model(
+        "GATEWAY_MAX_CONCURRENT_REQUESTS", "Limits", (0, MOST_SLOTS), "Concurrent requests per model; 0: no limit"
+    ),
     _per_model(
         "GATEWAY_MAX_QUEUED_REQUESTS",
         "Limits",
-        (0, 65536),
+        (0, MOST_SLOTS),
         "Queued requests per model; further ones are answered 429",
     ),
     _per_model(

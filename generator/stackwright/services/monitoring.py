@@ -124,7 +124,7 @@ ADDITION = Addition(
     has_key=True,
     rights=Rights(metrics_only=True),
 )
-_NO_GRAFANA = "monitoring: Grafana runs in containers alone; without them there are Prometheus' own pages"
+_NO_GRAFANA = "monitoring: no container engine here, which Grafana runs in: there are Prometheus' own pages instead"
 
 
 def web_configuration(password: str) -> str:

@@ -72,19 +72,26 @@ def _check_disk(plan: Plan, disk: Disk, needs: list[tuple[str, int]]) -> Iterato
         moves = ["move the cache: HF_HOME=… " + again] if "models" in purposes else []
         moves += ["move the packages: `export STACKWRIGHT_STATE=…`, then " + again] if "packages" in purposes else []
         fix = ", or ".join((f"free space ({clean})", *moves))
-        yield error("disk", found=f"{disk.path}: {format_bytes(disk.free_bytes)} free", expected=parts, fix=fix)
+        short = format_bytes(total - disk.free_bytes)
+        found_here = f"{disk.path}: {format_bytes(disk.free_bytes)} free, {short} too little"
+        yield error("disk", found=found_here, expected=parts, fix=fix)
 
 
 def check_memory(
     plan: Plan, env: Mapping[str, str], host: Host, memory: Seen[MemoryState], models: Sequence[Seen[ModelFiles]]
 ) -> Iterator[Finding]:
     """Compare the memory that the stack takes with what there is, and with what is free now."""
-    needed = needed_bytes(plan, env, [None if isinstance(model, Unseen) else model.weight_bytes for model in models])
     wsl = " (WSL gets half of Windows' memory unless .wslconfig allows more)" if host.os.wsl else ""
-    fix = _less_memory(plan)
+    sizes = [None if isinstance(model, Unseen) else model.weight_bytes for model in models]
+    needed, fix = needed_bytes(plan, env, sizes), _less_memory(plan)
     if host.memory_bytes is not None and needed > host.memory_bytes:
         found = f"{format_bytes(host.memory_bytes)} of memory{wsl}"
-        yield error("memory", found=found, expected=f"{format_bytes(needed)}: {_parts(plan)}", fix=fix)
+        key = _cache_key(plan)
+        least = {**env, **{name: "1" for name in env if key and name.startswith(key)}}
+        if needed_bytes(plan, least, sizes) > host.memory_bytes:
+            fix = f"name a smaller model: `configure-gpu {plan.environment.value} --model …`, or use another machine"
+        expected = f"at least {format_bytes(needed)}: {_parts(plan)}"
+        yield error("memory", found=found, expected=expected, fix=fix)
         return
     if isinstance(memory, Unseen):
         yield not_checked("free memory", memory.why, plan.environment.value)
@@ -130,8 +137,13 @@ def _parts(plan: Plan) -> str:
     return "the gateway's workers, weights and KV cache" if _on_processor(plan) else "the gateway's workers"
 
 
+def _cache_key(plan: Plan) -> str | None:
+    """Return the setting of the cache on a processor; None on GPUs."""
+    return engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
+
+
 def _less_memory(plan: Plan) -> str:
-    cache = engine_named(plan.engine.name).keys.processor_cache if plan.mode is Mode.CPU else None
+    cache = _cache_key(plan)
     counts = (
         service.resources.workers.count.key for service in services_of(plan) if service.resources.workers is not None
     )

@@ -99,10 +99,10 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     "--root-path": ("health checks and the gateway ask the root", "remove it"),
     "--help": ("it only prints", "docs/how-to/engine-arguments.md"),
 }
-_RUNS_CODE = "runs code that comes with it, inside the engine's container"
+_RUNS_CODE = "runs code that comes with it, with all that the engine may do"
 # What is taken, and what a person should know of it.
 _WARNED: Mapping[str, str] = {
-    "--trust-remote-code": "runs Python code that comes with the model, inside the engine's container",
+    "--trust-remote-code": "runs Python code that comes with the model, with all that the engine may do",
     **dict.fromkeys(
         (
             "--middleware",

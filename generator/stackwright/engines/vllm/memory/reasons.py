@@ -5,6 +5,7 @@ Pure; one sentence each, no final period.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stackwright.domain.forecast import EngineSettings, Verdict
@@ -46,14 +47,20 @@ def refusals(
     longest = shape.max_positions
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len:,} tokens exceeds the model's limit of {longest:,}")
+    return (*found, *_refused_steps(shape, settings, max_model_len))
+
+
+def _refused_steps(shape: Shape, settings: EngineSettings, max_model_len: int) -> Iterator[str]:
+    """Yield what the tokens of a step are too few for."""
     step = settings.max_num_batched_tokens
-    if step and step < shape.least_step_tokens and rules_of(settings.version).keeps_items_whole:
-        found.append(
-            f"a step of {step:,} tokens is shorter than one item of {shape.least_step_tokens:,} that it takes whole"
-        )
-    if shape.is_encoder and step and max_model_len > step:
-        found.append(f"a text of {max_model_len:,} tokens cannot be split into steps of {step:,}")
-    return tuple(found)
+    if not step:
+        return
+    if step < shape.least_step_tokens and rules_of(settings.version).keeps_items_whole:
+        yield f"a step of {step:,} tokens is shorter than one item of {shape.least_step_tokens:,} that it takes whole"
+    if settings.max_num_seqs and step < settings.max_num_seqs:
+        yield f"a step of {step:,} tokens is too short for {settings.max_num_seqs:,} requests at once"
+    if shape.is_encoder and max_model_len > step:
+        yield f"a text of {max_model_len:,} tokens cannot be split into steps of {step:,}"
 
 
 def reasons(made: Account) -> tuple[str, ...]:

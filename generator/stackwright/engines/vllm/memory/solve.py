@@ -177,8 +177,11 @@ def _candidates(shape: Shape, settings: EngineSettings, gpu: GpuMemory, aim: Obj
     most_tokens, most_seqs = batch_defaults(gpu, rules_of(settings.version))
     most_seqs = min(most_seqs, _LATENCY_SEQS) if aim is Objective.LATENCY else most_seqs
     seqs = (settings.max_num_seqs,) if settings.max_num_seqs else _halved(most_seqs, _FEWEST_SEQS)
+    if settings.max_num_batched_tokens and not settings.max_num_seqs:  # a step has a token for each request at least
+        seqs = tuple(dict.fromkeys(min(many, settings.max_num_batched_tokens) for many in seqs))
     # Written out, a step loses the engine's own floor: one picture or film that is seen at once has to fit into it.
-    steps = dict.fromkeys(max(step, shape.least_step_tokens) for step in _halved(most_tokens, _FEWEST_TOKENS))
+    least = max(shape.least_step_tokens, settings.max_num_seqs or 0)
+    steps = dict.fromkeys(max(step, least) for step in _halved(most_tokens, _FEWEST_TOKENS))
     tokens = (settings.max_num_batched_tokens,) if settings.max_num_batched_tokens else tuple(steps)
     formats = settings.cache_formats if settings.kv_cache_dtype == "auto" else (settings.kv_cache_dtype,)
     return [_Choice(kv_cache_dtype, many, step) for kv_cache_dtype in formats for many in seqs for step in tokens]
