@@ -17,7 +17,7 @@ from stackwright.project.access_keys import add_key, keys_file, read_keys
 from tests.cli.commands import CPU, Run
 
 TEXT = re.compile(r"sk-[0-9a-f]{72}\n")
-SHOWN_ONCE = "is shown only once; keep it now. The gateway accepts it within two seconds"
+SHOWN_ONCE = "is shown only once; keep it now. A running gateway accepts it within two seconds"
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_an_additions_key_of_an_earlier_release_gets_the_right_that_its_service_
 def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored: Path) -> None:
     before = run("key", "dev").out
     ran = run("keys", "rotate", "master", "dev")
-    assert ran.err == ("`stackwright key dev` prints the master key again. The gateway accepts it within two seconds\n")
+    assert ran.err == ("`stackwright key dev` prints the master key again. A running gateway accepts it within two seconds\n")
     assert before != ran.out == run("key", "dev").out
     assert run("keys", "rotate", "master", "dev", "--json").json == {
         "name": "master",
@@ -145,7 +145,7 @@ def test_a_revoked_key_is_gone(run: Run, stored: Path) -> None:
     made = run("keys", "add", "anna", "dev", "--json").json
     ran = run("keys", "revoke", "anna", "dev")
     assert (ran.code, ran.out) == (0, "")
-    assert ran.err == f"revoked `anna` (sk-{made['id']}…); the gateway refuses it within two seconds\n"
+    assert ran.err == f"revoked `anna` (sk-{made['id']}…); a running gateway refuses it within two seconds\n"
     assert json.loads(stored.read_text()) == {"schema": 1, "keys": []}
 
 

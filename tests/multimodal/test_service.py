@@ -352,7 +352,8 @@ def test_without_a_speech_model(lone: Service, files: dict[str, bytes]) -> None:
 def test_the_dead_are_listed_and_played_again(lone: Service, files: dict[str, bytes]) -> None:
     lone.gateway.mood = 503
     job_id = lone.submit(files["picture"], ["captions"]).document["id"]
-    assert lone.ended(job_id)["state"] == "dead"
+    ended = lone.ended(job_id)
+    assert ended["state"] == "dead", ended
     (row,) = lone.ask("GET", "/v1/dead").document["jobs"]
     assert (row["id"], row["error"]) == (job_id, "the gateway answered 503: not now (tried 1 times)")
     (seen,) = lone.ask("GET", "/v1/dead", "master").document["jobs"]

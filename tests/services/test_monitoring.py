@@ -29,7 +29,7 @@ from stackwright.services.monitoring import REDIS_EXPORTER, web_configuration
 from tests.planning_requests import plan_for, recorded, request
 from tests.runtime.test_programs import CALLER, ENVIRONMENTS, stack_of
 
-NO_GRAFANA = "monitoring: Grafana runs in containers alone; without them there are Prometheus' own pages"
+NO_GRAFANA = "monitoring: no container engine here, which Grafana runs in: there are Prometheus' own pages instead"
 
 
 def plan_with(host: str, environment: Environment = Environment.PROD) -> Plan:

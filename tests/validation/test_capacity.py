@@ -51,7 +51,7 @@ def test_what_shares_a_file_system_is_added_up() -> None:
     disks = {"models": disk(50 * GIB), "images": disk(50 * GIB), "files": disk(GIB, device=2)}
     half = replace(WHOLE, complete=False, missing_bytes=45 * GIB)
     (finding,) = check_disks(GPU_PLAN, disks, [half], {"images": 11 * GIB})
-    assert told([finding]) == [("disk", "error", "/disk1: 50.0 GiB free")]
+    assert told([finding]) == [("disk", "error", "/disk1: 50.0 GiB free, 6.0 GiB too little")]
     assert finding.expected == "45.0 GiB for models and 11.0 GiB for images"
     assert finding.fix.startswith("free space (check `docker system df` and ")
     assert "STACKWRIGHT_STATE" not in finding.fix
