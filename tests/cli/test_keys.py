@@ -131,7 +131,9 @@ def test_an_additions_key_of_an_earlier_release_gets_the_right_that_its_service_
 def test_a_rotated_master_key_is_what_key_prints(run: Run, project: Path, stored: Path) -> None:
     before = run("key", "dev").out
     ran = run("keys", "rotate", "master", "dev")
-    assert ran.err == ("`stackwright key dev` prints the master key again. A running gateway accepts it within two seconds\n")
+    assert ran.err == (
+        "`stackwright key dev` prints the master key again. A running gateway accepts it within two seconds\n"
+    )
     assert before != ran.out == run("key", "dev").out
     assert run("keys", "rotate", "master", "dev", "--json").json == {
         "name": "master",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
@@ -115,6 +117,29 @@ def test_old_gpus_get_half_precision() -> None:
     """Turing has no bfloat16, and vLLM refuses it there."""
     host = replace(recorded(PAIR), gpus=(gpu(0, name="Tesla T4", gib=15, capability="7.5"),), links=(), p2p=())
     assert flat_settings(plan_for(host))["VLLM_DTYPE"].value == "float16"
+
+
+@pytest.mark.parametrize(
+    ("pins", "words"),
+    [
+        ({"VLLM_BLOCK_SIZE": "7"}, "no attention kernel has blocks of 7 tokens, but of 16 or a multiple"),
+        (
+            {"VLLM_MAX_NUM_BATCHED_TOKENS": "64", "VLLM_MAX_NUM_SEQS": "128"},
+            "a step of 64 tokens is too short for 128 requests at once",
+        ),
+    ],
+)
+def test_sizes_that_the_engine_refuses_are_refused(pins: dict[str, str], words: str) -> None:
+    """Both where 0.33.0 reads its configuration: config/scheduler.py, and the attention backends."""
+    with pytest.raises(NoPlanError, match=re.escape(words)):
+        plan_for(recorded(PAIR), model="Qwen/Qwen3-8B", pins=pins)
+
+
+def test_one_pinned_of_two_sizes_moves_the_other() -> None:
+    few = flat_settings(plan_for(recorded(PAIR), model="Qwen/Qwen3-8B", pins={"VLLM_MAX_NUM_BATCHED_TOKENS": "64"}))
+    assert int(few["VLLM_MAX_NUM_SEQS"].value) <= 64
+    many = flat_settings(plan_for(recorded(PAIR), model="Qwen/Qwen3-8B", pins={"VLLM_MAX_NUM_SEQS": "4096"}))
+    assert int(many["VLLM_MAX_NUM_BATCHED_TOKENS"].value) >= 4096
 
 
 @pytest.mark.parametrize("name", HOST_NAMES)

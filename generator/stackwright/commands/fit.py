@@ -198,6 +198,8 @@ def _what_fits(asked: FitArguments, host: Host, answer: Forecast) -> str:
         specs = (row.spec for row in engine.memory_settings)
         flag = next((spec.flag for spec in specs if spec.key == engine.keys.expert_parallel), None)
         return f"--tensor-parallel: sizes that split it: {heads.sizes(most_ranks(host, None), flag)}"
+    if answer.refused:
+        return "change the flag that the line above is about"
     more = ", or more GPUs with --tensor-parallel" if host.gpus else ", or a host with more memory"
     none = "no context length fits: " if answer.surely < answer.max_model_len else ""
     return f"{none}use a smaller or quantized model{more}"

@@ -7,6 +7,7 @@ setting that decides on it; any other has a setting of its own, `VLLM_ARG_…`. 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from stackwright.domain.arguments import flag_of_key, key_of_flag, read_flags
@@ -249,11 +250,13 @@ def _check_json(text: str) -> str | None:
     return None
 
 
+_OBJECT = re.compile(r"\s*\{\s*[\"']")
 _CHECKS: Mapping[str, Callable[[str], str | None]] = {
     "whole": _check_whole,
     "number": _check_number,
     "json": _check_json,
-    "text": lambda _: None,
+    # What begins as a JSON object is one: flags that take one are declared as text, too.
+    "text": lambda text: _check_json(text) if _OBJECT.match(text) else None,
 }
 
 

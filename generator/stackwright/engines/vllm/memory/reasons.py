@@ -17,6 +17,9 @@ from stackwright.units import format_bytes
 if TYPE_CHECKING:
     from stackwright.engines.vllm.memory.account import Account
 
+# What all of 0.33.0's v1/attention/backends/*.py, get_supported_kernel_block_sizes, ask for at least; read 2026-12-01.
+_BLOCKS_OF = 16
+
 
 def refusals(
     shape: Shape, settings: EngineSettings, max_model_len: int, capability: tuple[int, int] | None = None
@@ -47,12 +50,14 @@ def refusals(
     longest = shape.max_positions
     if longest and max_model_len > longest:
         found.append(f"a context of {max_model_len:,} tokens exceeds the model's limit of {longest:,}")
-    return (*found, *_refused_steps(shape, settings, max_model_len))
+    return (*found, *_refused_sizes(shape, settings, max_model_len))
 
 
-def _refused_steps(shape: Shape, settings: EngineSettings, max_model_len: int) -> Iterator[str]:
-    """Yield what the tokens of a step are too few for."""
-    step = settings.max_num_batched_tokens
+def _refused_sizes(shape: Shape, settings: EngineSettings, max_model_len: int) -> Iterator[str]:
+    """Yield what is wrong with the tokens of a block of the cache, and what those of a step are too few for."""
+    step, block = settings.max_num_batched_tokens, settings.block_tokens or 1
+    if block > 1 and block % _BLOCKS_OF:
+        yield f"no attention kernel has blocks of {block} tokens, but of {_BLOCKS_OF} or a multiple"
     if not step:
         return
     if step < shape.least_step_tokens and rules_of(settings.version).keeps_items_whole:
