@@ -369,7 +369,7 @@ def test_gpus_that_a_kept_mode_leaves_idle_are_told(run: Run) -> None:
     """The way out of a broken driver is `cpu`; afterwards nobody thinks of it."""
     assert run(*PROD, "cpu", host=GPU_HOST).code == 0
     ran = run(*PROD, host=GPU_HOST)
-    assert "prod: 2 GPUs idle, since `cpu` is kept from before: `configure-gpu prod auto` uses them" in ran.err
+    assert "prod: 2 GPUs idle, since `cpu` is kept from before; `configure-gpu prod auto` chooses anew" in ran.err
     assert "idle" not in run(*PROD, "auto", host=GPU_HOST).err
 
 

@@ -124,6 +124,7 @@ def test_what_is_no_file(importer: Importer) -> None:
     assert "not a regular file" in importer.run("pipe").err
     assert importer.run("gone.yml").err.startswith("error: gone.yml: no such file")
     assert "did you mean `prod`?" in importer.run("prd").err
+    assert importer.run("prod", "gone.yml").err.startswith("error: gone.yml: no such file")
     assert "found two environments: staging and prod" in importer.run("staging", "prod").err
     assert "error: qa: no such file or environment\nhint: environments: dev, " in importer.run("qa").err
     assert importer.run("prod").code == 2

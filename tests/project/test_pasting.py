@@ -60,6 +60,7 @@ def test_below_it_the_way_to_the_script_and_elsewhere_its_path(tmp_path: Path) -
         (["plan", "production", "--host", "h"], "`configure-gpu`", "`./scripts/configure-gpu production --host h`"),
         (["start-environment", "--replace", "dev", "prod"], "`configure-gpu`", "`./scripts/configure-gpu prod`"),
         (["bench", "compare", "dev", "prod"], "`configure-gpu cpu`", "`./scripts/configure-gpu cpu`"),
+        (["plan", "--out", "prod"], "`configure-gpu cpu`", "`./scripts/configure-gpu cpu --out prod`"),
         (["plan", "prod"], "`stackwright gpus`", "`./scripts/stackwright gpus`"),
         (
             ["dev", "single", "--dry-run"],

@@ -158,7 +158,6 @@ def test_several_are_installed_and_told_by_service(tmp_path: Path, recipe: Recip
 INSTALL = """
 import sys
 from pathlib import Path
-from typing import Any
 from stackwright.domain.recipe import InstallStep, Recipe
 from stackwright.runtime.provision import ensure
 state, arguments = Path(sys.argv[1]), tuple(sys.argv[2:])

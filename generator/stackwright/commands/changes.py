@@ -32,9 +32,8 @@ def tell_kept(made: Sequence[Configured]) -> None:
         gpus = len(idle[0].plan.host.gpus)
         names = _names([configured.paths for configured in idle])
         again = command(idle[0].paths, "auto")
-        report.warn(
-            f"{names}: {gpus} GPU{'s' if gpus > 1 else ''} idle, since `cpu` is kept from before: `{again}` uses them"
-        )
+        devices = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+        report.warn(f"{names}: {devices} idle, since `cpu` is kept from before; `{again}` chooses anew")
     kept = [(shlex.join(configured.chosen.kept.words), configured.paths) for configured in made]
     for words, paths in _grouped(row for row in kept if row[0]):
         reset = command(paths[0], "--reset") if len(paths) == 1 else "configure-gpu --reset"

@@ -106,12 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_arguments(given: argparse.Namespace) -> ImportArguments:
     """Turn the parsed words into the record."""
     words = list(given.files)
-    environment = Environment.DEV
-    if words[-1] in ENVIRONMENTS and not Path(words[-1]).is_file():
-        environment = parse_environment(words.pop())
-    other = next((word for word in words if word in ENVIRONMENTS and not Path(word).is_file()), None)
-    if other is not None:
-        raise UsageError(f"found two environments: {other} and {environment.value}", hint="name one")
+    named = [word for word in words if word in ENVIRONMENTS and not Path(word).is_file()]
+    if len(named) > 1:
+        raise UsageError(f"found two environments: {named[0]} and {named[1]}", hint="name one")
+    environment = parse_environment(named[0]) if named else Environment.DEV
+    words = [word for word in words if word not in named]
     if not words:
         raise UsageError("no file to import", hint="for example `stackwright import docker-compose.yml prod`")
     return record_of(

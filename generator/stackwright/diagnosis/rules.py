@@ -40,9 +40,9 @@ class Rule(Struct, frozen=True, kw_only=True):
     any of which a line has to match; named groups may stand in `cause`, `fix` and `settings` as `{group}`; `caller`
     and `callee` have to differ. `also` and `unless`: what another line of the same text must, or must not, match.
     `settings`: pins that mend it. `permanent`: trying the same again cannot help. `source`: where the words and the
-    fix come from; `seen`: the date on which it was read. `understated`: its lines count also where they are reported as
-    information, which otherwise never tells of a failure, whatever it quotes. `general`: tried where no other rule
-    matches, since it quotes whatever was refused, by its first line.
+    fix come from; `seen`: the date on which it was read. `understated`: lines that begin so count also where they are
+    reported as information, which otherwise never tells of a failure, whatever it quotes. `general`: tried where no
+    other rule matches, since it quotes whatever was refused, by its first line.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     also: str | None = None
     unless: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    understated: bool = False
+    understated: tuple[str, ...] = ()
     general: bool = False
 
 
@@ -99,11 +99,11 @@ def diagnose_log(
         values: the settings in force, by key, and `environment`: what a fix may name.
     """
     tried = [rule for rule in rules if kind is None or kind in rule.where]
-    understated = [_compiled(pattern) for rule in tried if rule.understated for pattern in rule.patterns]
+    understated = [_compiled(pattern) for rule in tried for pattern in rule.understated]
     lines = [
         (level if level not in _QUIET else "", line)
         for level, line in _levelled(text)
-        if level not in _QUIET or any(pattern.search(line) for pattern in understated)
+        if level not in _QUIET or any(pattern.match(line) for pattern in understated)
     ]
     texts = ["\n".join(reading) for reading in _readings(lines)]
     whole = "\n".join(line for _, line in lines)

@@ -29,8 +29,9 @@ class InstallStep(Struct, frozen=True, kw_only=True):
 class SystemNeed(Struct, frozen=True, kw_only=True):
     """What no wheel brings: its name for a person, who needs it, and the packages of two systems that hold it.
 
-    It is there where the `library` loads, one of the `programs` is on PATH, or Python has the `header`. `{python}` in
-    the name of a package is Python's `3.11`.
+    It is there where all that is named is: the `library` loads, one of the `programs` is on PATH or is what
+    `variable` of the environment names, Python has the `header`. `{python}` in the name of a package is Python's
+    `3.11`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SystemNeed(Struct, frozen=True, kw_only=True):
     fedora: str
     library: str | None = None
     programs: tuple[str, ...] = ()
+    variable: str | None = None
     header: str | None = None
 
 

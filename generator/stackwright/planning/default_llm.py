@@ -96,13 +96,16 @@ def _with_best(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has
 
 def _pins_in_the_way(whole: PlanRequest, judged: PlanRequest, catalog: Catalog, *, has_token: bool) -> str | None:
     """Return the hint to take pins back without which a model fits; None where none fits without them either."""
-    if not judged.pins:
+    keys = {row.spec.key for row in whole.engine.memory_settings}
+    of_memory = [pin for pin in judged.pins if pin.key in keys]
+    if not of_memory:
         return None
+    others = tuple(pin for pin in judged.pins if pin not in of_memory)
     try:
-        _with_best(replace(whole, pins=()), replace(judged, pins=()), catalog, has_token=has_token)
+        _with_best(replace(whole, pins=others), replace(judged, pins=others), catalog, has_token=has_token)
     except NoPlanError:
         return None
-    return f"remove {', '.join(pin.written_at for pin in judged.pins)}: a model fits without"
+    return f"remove {', '.join(pin.written_at for pin in of_memory)}: a model fits without"
 
 
 def _nothing_fits(

@@ -70,6 +70,8 @@ class Pasting(Struct, frozen=True, kw_only=True):
         return f"{shlex.quote(program_of(name, self.working))}{words}{further}"
 
 
+# Flags behind which a word that reads as an environment is another thing, or another environment.
+_WITH_VALUE = frozenset("--replace --model --name --out --output -o --host --report --log --set --arg --to".split())
 _ENVIRONMENTS = frozenset((*Environment, *WRITTEN_OUT))
 # A command of ours and what stands behind it, as messages, fixes and hints write it.
 _NAMED = re.compile(r"`(echo \w+ \| )?(configure-gpu|(?:start|stop|validate)-environment|stackwright)((?: [^`]*)?)`")
@@ -95,7 +97,7 @@ def _environment(argv: Sequence[str]) -> str | None:
 
 
 def _is_environment(before: str, word: str) -> bool:
-    return word in _ENVIRONMENTS and before not in ("--replace", "--model", "--name")
+    return word in _ENVIRONMENTS and before not in _WITH_VALUE
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

@@ -2,7 +2,8 @@
 
 Writes below the state folder: `venvs/<name>-<key>/` (the key is a hash of the lock, the Python version and the
 processor), `venvs/.<name>.lock` and `logs/install-<name>.log`. Runs uv, which reaches the package index that it, or
-pip, is configured for, and fills its cache. As root on Debian it may also install a library that no wheel brings.
+pip, is configured for, and fills its cache. As root on Debian it may also install what no wheel
+brings: a library, a compiler, Python's headers.
 
 A virtual environment cannot be moved, so a half-made one is told by its missing mark, which is written last;
 such a one is removed and made again.
@@ -175,7 +176,8 @@ def _is_there(need: SystemNeed) -> bool:
             return False
     if need.header is not None and not Path(sysconfig.get_path("include"), need.header).is_file():
         return False
-    return not need.programs or any(map(shutil.which, need.programs))
+    chosen = os.environ.get(need.variable or "")
+    return not need.programs or any(map(shutil.which, (*([chosen] if chosen else []), *need.programs)))
 
 
 def _key(recipe: Recipe) -> str:

@@ -48,7 +48,8 @@ def check_compiler(on: Subject, served: Sequence[ModelFacts | None], nvcc: str) 
         cache_format = (values.get(key) if key else None) or "auto"
         version = plan.engine.version
         if facts and version and engine.compiles_attention(facts, version, gpus, on.catalog, cache_format):
-            plain = f"`configure-gpu {on.environment} --set {key}=auto`, " if cache_format != "auto" else ""
+            helps = cache_format != "auto" and not engine.compiles_attention(facts, version, gpus, on.catalog, "auto")
+            plain = f"`configure-gpu {on.environment} --set {key}=auto`, " if helps else ""
             yield error(
                 "no-nvcc",
                 found=f"no nvcc in CUDA_HOME, PATH or {_USUAL}",

@@ -107,6 +107,8 @@ def compiles_attention(shape: Shape, version: str, gpus: tuple[Gpu, ...], catalo
 
         if shape.latent is not None:
             return takes("FLASHINFER_MLA")
+        if shape.is_encoder or not _head_sizes(shape):
+            return False
         return takes("FLASHINFER") and ((capability or "").startswith("10.") or not takes("FLASH_ATTN"))
 
     return any(comes_first(gpu.compute_capability) for gpu in gpus)

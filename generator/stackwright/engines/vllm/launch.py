@@ -109,6 +109,7 @@ def _gpu_recipe(engine: PlannedEngine) -> Recipe:
             SystemNeed(
                 name="a C compiler",
                 programs=("gcc", "clang"),
+                variable="CC",
                 needed_by="the GPU engine",
                 debian="gcc libc6-dev",
                 fedora="gcc",

@@ -55,8 +55,8 @@ def refusals(
 
 def _refused_sizes(shape: Shape, settings: EngineSettings, max_model_len: int) -> Iterator[str]:
     """Yield what is wrong with the tokens of a block of the cache, and what those of a step are too few for."""
-    step, block = settings.max_num_batched_tokens, settings.block_tokens or 1
-    if block > 1 and block % _BLOCKS_OF:
+    step, block = settings.max_num_batched_tokens, settings.block_tokens
+    if block and block % _BLOCKS_OF:
         yield f"no attention kernel has blocks of {block} tokens, but of {_BLOCKS_OF} or a multiple"
     if not step:
         return
