@@ -80,6 +80,16 @@ def test_a_case_can_be_scored_and_tells_of_nobody(log: Path, tmp_path: Path) -> 
     assert row.verdict["ours"] == "fits"
 
 
+def test_a_case_is_written_over_an_earlier_one_and_nothing_else(log: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is there already, and is no case"):
+        observe(log, "--case", str(notes))
+    assert notes.read_text(encoding="utf-8") == "mine\n"
+    for _ in range(2):
+        observe(log, "--case", str(tmp_path / "case.yaml"))
+
+
 def test_a_start_can_be_remembered_for_the_next_forecast(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

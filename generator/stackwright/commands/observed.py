@@ -247,8 +247,12 @@ def _write_case(
     from stackwright.atomic import replace_file
     from stackwright.rendering.case_file import render_case
 
+    text = render_case(observed, facts, gpu, answer.memory)
     try:
-        replace_file(path, render_case(observed, facts, gpu, answer.memory), mode=None)
+        # An earlier case begins with the same line.
+        if path.is_file() and path.read_bytes() and not path.read_bytes().startswith(text.partition("\n")[0].encode()):
+            raise UsageError(f"--case: {path} is there already, and is no case", hint="name another file")
+        replace_file(path, text, mode=None)
     except OSError as failure:
         raise unwritable(path, failure) from None
     report.tell(f"wrote {path}: it names the model, the GPU and the figures, and no path, key or host")
