@@ -250,7 +250,8 @@ def _write_case(
     text = render_case(observed, facts, gpu, answer.memory)
     try:
         # An earlier case begins with the same line.
-        if path.is_file() and path.read_bytes() and not path.read_bytes().startswith(text.partition("\n")[0].encode()):
+        there = path.read_bytes() if path.is_file() else b""
+        if there and not there.startswith(text.partition("\n")[0].encode()):
             raise UsageError(f"--case: {path} is there already, and is no case", hint="name another file")
         replace_file(path, text, mode=None)
     except OSError as failure:
